@@ -1,0 +1,93 @@
+"""The gated delta rule: its definition as a loop over time, and the chunked form in plain PyTorch.
+
+Shape suffixes: B batch, T time, H heads, K key width, V value width, N chunks, C tokens of a chunk.
+"""
+
+import torch
+import torch.nn.functional as F
+
+CHUNK = 64
+
+
+def _working_dtype(tensor: torch.Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def recurrent(
+    q_BTHK: torch.Tensor,
+    k_BTHK: torch.Tensor,
+    v_BTHV: torch.Tensor,
+    g_BTH: torch.Tensor,
+    beta_BTH: torch.Tensor,
+    scale: float,
+    initial_state_BHKV: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One step a token, as the definition reads: the oracle of the tests."""
+    dtype = _working_dtype(q_BTHK)
+    q, k, v, g, beta = (x.to(dtype) for x in (q_BTHK * scale, k_BTHK, v_BTHV, g_BTH, beta_BTH))
+    batch, time, heads, key_dim = q.shape
+    state = initial_state_BHKV
+    if state is None:
+        state = q.new_zeros(batch, heads, key_dim, v.shape[-1])
+    state = state.to(dtype)
+    outputs = []
+    for t in range(time):
+        state = state * g[:, t, :, None, None].exp()
+        read = torch.einsum("bhkv,bhk->bhv", state, k[:, t])
+        write = beta[:, t, :, None] * (v[:, t] - read)
+        state = state + k[:, t, :, :, None] * write[:, :, None, :]
+        outputs.append(torch.einsum("bhkv,bhk->bhv", state, q[:, t]))
+    return torch.stack(outputs, 1).to(v_BTHV.dtype), state
+
+
+def chunked(
+    q_BTHK: torch.Tensor,
+    k_BTHK: torch.Tensor,
+    v_BTHV: torch.Tensor,
+    g_BTH: torch.Tensor,
+    beta_BTH: torch.Tensor,
+    scale: float,
+    initial_state_BHKV: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Chunks of 64 tokens: inside a chunk the writes solve one unit-triangular system.
+
+    Decays only ever enter as exp of differences that are at most 0, so nothing overflows.
+    """
+    dtype = _working_dtype(q_BTHK)
+    batch, time, heads, key_dim = q_BTHK.shape
+    size = min(CHUNK, time)
+    chunks = -(-time // size)
+
+    def split(x: torch.Tensor) -> torch.Tensor:
+        """[B, T, H, ...] to [B, H, N, C, ...]; padding has beta 0 and g 0, so it changes nothing."""
+        x = x.to(dtype)
+        if chunks * size != time:
+            x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, chunks * size - time))
+        return x.unflatten(1, (chunks, size)).movedim(3, 1)
+
+    q, k, v = split(q_BTHK * scale), split(k_BTHK), split(v_BTHV)
+    g_BHNC, beta = split(g_BTH).cumsum(-1), split(beta_BTH)[..., None]
+    within = g_BHNC[..., :, None] - g_BHNC[..., None, :]
+    causal = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
+    decay_BHNCC = within.masked_fill(~causal, -torch.inf).exp()
+    decay_in, decay_out = g_BHNC.exp()[..., None], (g_BHNC[..., -1:] - g_BHNC).exp()[..., None]
+
+    system = (beta * k @ k.mT) * decay_BHNCC  # its diagonal is ignored: the system is unit-triangular
+    right = torch.cat((beta * v, beta * k * decay_in), -1)
+    solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    new_values, reads = solved.split((v.shape[-1], key_dim), -1)
+    scores = (q @ k.mT) * decay_BHNCC
+    q_decayed, k_decayed = q * decay_in, k * decay_out
+    total_BHN = g_BHNC[..., -1].exp()
+
+    state = initial_state_BHKV
+    if state is None:
+        state = q.new_zeros(batch, heads, key_dim, v.shape[-1])
+    state = state.to(dtype)
+    outputs = []
+    for n in range(chunks):
+        written = new_values[:, :, n] - reads[:, :, n] @ state
+        outputs.append(q_decayed[:, :, n] @ state + scores[:, :, n] @ written)
+        state = state * total_BHN[:, :, n, None, None] + k_decayed[:, :, n].mT @ written
+    o_BTHV = torch.stack(outputs, 2).flatten(2, 3)[:, :, :time].transpose(1, 2)
+    return o_BTHV.to(v_BTHV.dtype), state

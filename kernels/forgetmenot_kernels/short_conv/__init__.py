@@ -1,0 +1,5 @@
+"""Causal depthwise convolution with SiLU and a state of its last inputs."""
+
+from forgetmenot_kernels.short_conv.api import short_conv
+
+__all__ = ["short_conv"]

@@ -1,0 +1,1 @@
+"""Token and channel mixers: one file each, chosen by name."""

@@ -1,0 +1,92 @@
+"""RWKV-4 time mixing (arXiv 2305.13048): token shift, then a decayed mean of values."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from forgetmenot.mixers.base import Mixer as Base
+from forgetmenot.mixers.base import Place, hide_padding
+from forgetmenot_kernels.wkv4 import WKV4State, wkv4
+
+
+@dataclass(frozen=True)
+class Options:
+    """RWKV-4 has no options: everything is as wide as the model."""
+
+
+class State(NamedTuple):
+    """Last input [B, D] and the WKV sums."""
+
+    x_BD: torch.Tensor
+    wkv: WKV4State
+
+
+class Mixer(Base):
+    """out(sigmoid(r) * wkv), with r, k, v linear in a mix of the current and the last token."""
+
+    def __init__(self, place: Place, options: Options) -> None:
+        super().__init__(place)
+        self.mix_rkv = nn.Parameter(torch.empty(3, place.hidden))
+        self.decay = nn.Parameter(torch.empty(place.hidden))
+        self.bonus = nn.Parameter(torch.empty(place.hidden))
+        self.receptance = self._linear(place.hidden, place.hidden)
+        self.key = self._linear(place.hidden, place.hidden)
+        self.value = self._linear(place.hidden, place.hidden)
+        self.out = self._linear(place.hidden, place.hidden)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """RWKV-4's schedule of decays and mixes over channels and layers."""
+        self._reset_linears()
+        place = self.place
+        depth, early = layer_ratios(place)
+        channel = torch.arange(place.hidden) / max(1, place.hidden - 1)
+        with torch.no_grad():
+            self.decay.copy_(-5 + 8 * channel ** (0.7 + 1.3 * depth))
+            zigzag = (torch.arange(place.hidden) + 1) % 3 - 1
+            self.bonus.copy_(math.log(0.3) + 0.5 * zigzag)
+            ramp = torch.arange(place.hidden) / place.hidden
+            mixes = (ramp ** (0.5 * early), ramp**early, ramp**early + 0.3 * depth)
+            self.mix_rkv.copy_(torch.stack(mixes))
+
+    def state_bytes(self, length: int) -> int:
+        """Constant in `length`: last input and three WKV vectors (bytes, float32)."""
+        return 4 * 4 * self.place.hidden
+
+    def forward(
+        self,
+        x_BLD: torch.Tensor,
+        state: State | None = None,
+        *,
+        mask_BL: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, State, dict[str, torch.Tensor]]:
+        if mask_BL is not None and state is not None:
+            raise ValueError("mask: found one beside a state; allowed: only at a sequence's start")
+        x_BLD = hide_padding(x_BLD, mask_BL)
+        before = shift(x_BLD, state.x_BD if state else None)
+        r_mix, k_mix, v_mix = self.mix_rkv
+        r = self.receptance(torch.lerp(before, x_BLD, r_mix))
+        k = self.key(torch.lerp(before, x_BLD, k_mix))
+        v = self.value(torch.lerp(before, x_BLD, v_mix))
+        if mask_BL is not None:
+            k = k.masked_fill(~mask_BL[..., None], PADDING_LOG_WEIGHT)
+        initial = state.wkv if state else None
+        wkv, final = wkv4(k, v, self.decay.exp(), self.bonus, initial_state=initial)
+        return self.out(r.sigmoid() * wkv), State(x_BLD[:, -1], final), {}
+
+
+PADDING_LOG_WEIGHT = -1e20  # below any real key, above the exponent of an empty state
+
+
+def shift(x_BLD: torch.Tensor, last_BD: torch.Tensor | None) -> torch.Tensor:
+    """The token before each token; the first one's is `last_BD`, or zero."""
+    first = torch.zeros_like(x_BLD[:, :1]) if last_BD is None else last_BD[:, None]
+    return torch.cat((first, x_BLD[:, :-1]), 1)
+
+
+def layer_ratios(place: Place) -> tuple[float, float]:
+    """RWKV-4's layer / (layers - 1) and 1 - layer / layers."""
+    return place.layer / max(1, place.layers - 1), 1 - place.layer / place.layers

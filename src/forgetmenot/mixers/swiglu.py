@@ -1,0 +1,39 @@
+"""SwiGLU channel mixer: y = W_down (SiLU(W_gate x) * W_up x). Stateless."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from forgetmenot.mixers.base import Mixer as Base
+from forgetmenot.mixers.base import Place
+
+
+@dataclass(frozen=True)
+class Options:
+    """LTE specification, section 1.2: 8/3 of the hidden width, rounded up to 256."""
+
+    width: int  # inner width
+
+
+class Mixer(Base):
+    """See the module; source: Shazeer, arXiv 2002.05202."""
+
+    def __init__(self, place: Place, options: Options) -> None:
+        super().__init__(place)
+        self.gate = self._linear(place.hidden, options.width)
+        self.up = self._linear(place.hidden, options.width)
+        self.down = self._linear(options.width, place.hidden)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        self._reset_linears()
+
+    def state_bytes(self, length: int) -> int:
+        return 0
+
+    def forward(
+        self, x_BLD: torch.Tensor, state: Any = None, *, mask_BL: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, tuple[()], dict[str, torch.Tensor]]:
+        return self.down(F.silu(self.gate(x_BLD)) * self.up(x_BLD)), (), {}

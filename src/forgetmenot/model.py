@@ -1,0 +1,170 @@
+"""The language model: embedding, pre-norm residual layers of mixers, head. Nothing mixer-specific.
+
+A model spec is plain JSON (see docs/configuration.md):
+`{"hidden", "vocab", "layers": [[mixer, options], ...], "norm", "norm_eps", "tie_embeddings",
+"init_std", "prosg"}`. Token and channel mixers stand in one list, each behind a norm of its own.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from forgetmenot.errors import UserError
+from forgetmenot.files import write_bytes, write_json
+from forgetmenot.mixers.base import Mixer, Place
+from forgetmenot.plugins import load as load_plugin
+
+
+class State(NamedTuple):
+    """What a model remembers: one state a layer, and ProSG's update of the weights, if any."""
+
+    layers: tuple[Any, ...]
+    update: Any = None
+
+
+class Output(NamedTuple):
+    """Logits [B, L, V] in float32 or wider, the state after the last token, and each layer's aux."""
+
+    logits_BLV: torch.Tensor
+    state: State
+    aux: list[dict[str, torch.Tensor]]
+
+
+class LanguageModel(nn.Module):
+    """A causal language model over mixers under one contract (`mixers/base.py`)."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        super().__init__()
+        self.spec = spec
+        hidden, layers = spec["hidden"], spec["layers"]
+        self.embed = nn.Embedding(spec["vocab"], hidden)
+        self.layers = nn.ModuleList(
+            _mixer(name, options, Place(hidden, n, len(layers), spec["init_std"]))
+            for n, (name, options) in enumerate(layers)
+        )
+        self.norms = nn.ModuleList(_norm(spec) for _ in layers)
+        self.final_norm = _norm(spec)
+        tied = spec["tie_embeddings"]
+        self.head = None if tied else nn.Linear(hidden, spec["vocab"], bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise every parameter from torch's current random state."""
+        std = self.spec["init_std"] or self.spec["hidden"] ** -0.5
+        nn.init.normal_(self.embed.weight, std=std)
+        if self.head is not None:
+            nn.init.normal_(self.head.weight, std=std)
+        for module in (*self.norms, self.final_norm, *self.layers):
+            module.reset_parameters()
+
+    def init_parameters(self, seed: int) -> None:
+        """Initialise every parameter as a function of `seed`, leaving torch's random state alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.reset_parameters()
+
+    def forward(
+        self,
+        input_ids_BL: torch.Tensor,
+        state: State | None = None,
+        *,
+        mask_BL: torch.Tensor | None = None,
+    ) -> Output:
+        """Logits of the next token at every position.
+
+        Args:
+            input_ids_BL: int64 token ids.
+            state: of the tokens before; None starts a sequence.
+            mask_BL: True = token; left padding only, and only at a sequence's start.
+        """
+        if state is not None and state.update is not None:
+            raise ValueError("state: found a ProSG update; allowed: a state of this plain model")
+        x_BLD = self.embed(input_ids_BL)
+        states: list[Any] = []
+        aux = []
+        before = state.layers if state else (None,) * len(self.layers)
+        for norm, mixer, layer_state in zip(self.norms, self.layers, before, strict=True):
+            y_BLD, layer_state, layer_aux = mixer(norm(x_BLD), layer_state, mask_BL=mask_BL)
+            x_BLD = x_BLD + y_BLD
+            states.append(layer_state)
+            aux.append(layer_aux)
+        head = self.embed.weight if self.head is None else self.head.weight
+        logits = F.linear(self.final_norm(x_BLD), head)
+        return Output(logits, State(tuple(states)), aux)
+
+    @property
+    def base(self) -> "LanguageModel":
+        """The plain language model: itself. ProSG's wrapper gives the model inside."""
+        return self
+
+    def commit_prompt(self, state: State) -> State:
+        """What generation starts from once the prompt is read: here, the state itself."""
+        return state
+
+    def update_penalty(self, state: State) -> torch.Tensor:
+        """Squared size of the update of the weights that `state` carries: none here."""
+        return self.embed.weight.new_zeros(())
+
+    def state_bytes(self, length: int) -> int:
+        """Bytes of the state of one sequence after `length` tokens, float32."""
+        return sum(mixer.state_bytes(length) for mixer in self.mixers())
+
+    def mixers(self) -> list[Mixer]:
+        """The layers, typed."""
+        return [layer for layer in self.layers if isinstance(layer, Mixer)]
+
+
+def _mixer(name: str, options: dict[str, Any], place: Place) -> Mixer:
+    module = load_plugin("mixers", name)
+    return module.Mixer(place, module.Options(**options))
+
+
+def _norm(spec: dict[str, Any]) -> nn.Module:
+    kinds = {"rmsnorm": nn.RMSNorm, "layernorm": nn.LayerNorm}
+    return kinds[spec.get("norm", "rmsnorm")](spec["hidden"], eps=spec["norm_eps"])
+
+
+def build(spec: dict[str, Any]) -> Any:
+    """The model of a spec: a LanguageModel, inside ProSG's wrapper when the spec asks for it."""
+    model = LanguageModel(spec)
+    if spec.get("prosg") is None:
+        return model
+    prosg = load_plugin("prosg", "wrapper")  # by name, so that plain models do not depend on it
+    return prosg.ProSG(model, prosg.Options(**spec["prosg"]))
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write `config.json` (the spec) and `model.safetensors`."""
+    write_json(folder / "config.json", model.spec)
+    tensors = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
+    write_bytes(folder / "model.safetensors", to_bytes(tensors))
+
+
+def load(folder: Path) -> Any:
+    """The model saved in `folder`, in eval mode. Raises UserError naming a file that is unfit."""
+    try:
+        spec = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: not a readable model spec ({error})") from error
+    model = build(spec)
+    load_weights(model, folder)
+    return model.eval()
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Load `model.safetensors` of `folder` into a model, or into `model.base` alone.
+
+    Raises UserError when the file is unreadable or its parameters are not the model's.
+    """
+    path = folder / "model.safetensors"
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: not these weights ({error})") from error
