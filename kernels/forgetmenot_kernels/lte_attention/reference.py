@@ -108,6 +108,8 @@ def streaming_cap(
     until = torch.where(wanted, FOREVER, torch.zeros_like(position_BC1))
     if budget is None:
         return until, until_held
+    if budget == 0:
+        return torch.zeros_like(until), until_held
     batch, count, heads = score_BCH.shape
     old = held.position_BNH.shape[1]
     # all entries by one index: the held ones first, then the columns

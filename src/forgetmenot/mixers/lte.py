@@ -64,6 +64,7 @@ class Mixer(Base):
         self.out = self._linear(o.heads * o.head_dim, place.hidden)
         self.scorer = Scorer(o.kv_heads, o.head_dim, o.kernels, o.dilations, o.dropout)
         self.receptive_margin = self.scorer.margin
+        self.router_on = True  # the trainer's warm-up: off = everything is kept, nothing scored
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -99,22 +100,26 @@ class Mixer(Base):
 
         pairs = torch.cat((state.context_BMHE, torch.cat((k, v), -1)), 1)
         pairs_position = torch.cat((state.context_position_BM, position_BL), 1)
-        scores = self.scorer(pairs, pairs_position >= 0)
-        window_score, score_BTH = self._split_scores(state, scores, time)
+        if self.router_on:
+            logits = self.scorer(pairs, pairs_position >= 0)
+        else:
+            logits = pairs.new_ones(pairs.shape[:3])
+        window_logit, logit_BTH = self._split_logits(state, logits, time)
+        score_BTH = logit_BTH.sigmoid() - 0.5
         # straight through: the value as it is, but its gradient also reaches the score
         gate = (score_BTH - score_BTH.detach())[..., None]
         seen_v = v + v.detach() * gate
 
-        near_score = torch.cat((window_score, score_BTH), 1)
+        near_logit = torch.cat((window_logit, logit_BTH), 1).detach()
         near_position = torch.cat((state.window_position_BW, position_BL), 1)
         until, until_kept = lte_streaming_cap(
-            near_score.detach(),
+            near_logit,
             near_position,
             time,
             window=o.window,
             sink=o.sink,
             budget=None if self.training else o.budget,
-            held=Slots(state.kept_score_BNH, state.kept_position_BNH),
+            held=Slots(state.kept_logit_BNH, state.kept_position_BNH),
         )
         rotated = rotate(k, position_BL, o.rope_theta)
         shared = near_position[..., None].expand(-1, -1, o.kv_heads)
@@ -127,7 +132,7 @@ class Mixer(Base):
         y = attend(q, columns, position_BL, window=o.window, sink=o.sink)
         state = advance(
             columns,
-            torch.cat((state.kept_score_BNH, near_score), 1),
+            torch.cat((state.kept_logit_BNH, near_logit), 1),
             pairs,
             pairs_position,
             position_BL[:, -1] + 1,
@@ -139,12 +144,11 @@ class Mixer(Base):
         aux = {"score_BTH": score_BTH, "visible_until_BTH": until[:, -time:]}
         return self.out(y.flatten(2)), state, aux
 
-    def _split_scores(
-        self, state: State, scores_BCH: torch.Tensor, time: int
+    def _split_logits(
+        self, state: State, logits_BCH: torch.Tensor, time: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores of the window's tokens, its last `margin` ones now final, and of the new tokens."""
-        old = scores_BCH.shape[1] - time
-        fresh = min(self.receptive_margin, old, state.window_score_BWH.shape[1])
-        settled = state.window_score_BWH[:, : state.window_score_BWH.shape[1] - fresh]
-        window_score = torch.cat((settled, scores_BCH[:, old - fresh : old]), 1)
-        return window_score, scores_BCH[:, old:]
+        """Logits of the window's tokens, its last `margin` ones now final, and of the new tokens."""
+        old, held = logits_BCH.shape[1] - time, state.window_logit_BWH.shape[1]
+        fresh = min(self.receptive_margin, old, held)
+        settled = state.window_logit_BWH[:, : held - fresh]
+        return torch.cat((settled, logits_BCH[:, old - fresh : old]), 1), logits_BCH[:, old:]

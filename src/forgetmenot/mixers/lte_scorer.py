@@ -41,7 +41,10 @@ class HeadwiseConv(nn.Module):
 
 
 class Scorer(nn.Module):
-    """s = sigmoid(CNN([k; v])) - 0.5, positive = keep (LTE specification, section 2.1).
+    """The logit r of keeping a token: r = CNN([k; v]), kept iff r > 0 (specification, 2.1).
+
+    The score of the paper is s = sigmoid(r) - 0.5. Buffers rank by r itself: the same order, but
+    without the ties that a saturating sigmoid has in floating point.
 
     Widths 2D -> D -> D/2 -> D/4 -> 1, SiLU and dropout between, keys before rotation. The score of
     a token depends on `margin` tokens on either side. Positions before the sequence are zero in
@@ -68,10 +71,10 @@ class Scorer(nn.Module):
         self.project.reset_parameters(bias=0.5)
 
     def forward(self, pairs_BTHE: torch.Tensor, token_BT: torch.Tensor) -> torch.Tensor:
-        """[k; v] of each head [B, T, H, 2D] and what is a token, to scores [B, T, H]."""
+        """[k; v] of each head [B, T, H, 2D] and what is a token, to logits [B, T, H]."""
         x = pairs_BTHE.permute(2, 0, 1, 3)
         whole = bool(token_BT.all())
         for conv in self.convs:
             x = x if whole else x * token_BT[..., None].to(x.dtype)
             x = F.silu(conv(self.dropout(x)))
-        return self.project(x).squeeze(-1).permute(1, 2, 0).sigmoid() - 0.5
+        return self.project(x).squeeze(-1).permute(1, 2, 0)

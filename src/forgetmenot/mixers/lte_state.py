@@ -11,17 +11,17 @@ class State(NamedTuple):
     """Kept slots (per head), the window, the scorer's context, and the tokens seen.
 
     Keys are rotated by their own position once and for all; the context [k; v] is not. Window
-    scores of the last `margin` tokens are provisional: their right context has not come yet.
+    logits of the last `margin` tokens are provisional: their right context has not come yet.
     """
 
     kept_k_BNHD: torch.Tensor
     kept_v_BNHD: torch.Tensor
     kept_position_BNH: torch.Tensor
-    kept_score_BNH: torch.Tensor
+    kept_logit_BNH: torch.Tensor
     window_k_BWHD: torch.Tensor
     window_v_BWHD: torch.Tensor
     window_position_BW: torch.Tensor
-    window_score_BWH: torch.Tensor
+    window_logit_BWH: torch.Tensor
     context_BMHE: torch.Tensor
     context_position_BM: torch.Tensor
     length_B: torch.Tensor
@@ -38,11 +38,11 @@ def empty_state(like_BLHD: torch.Tensor, slots: int) -> State:
         kept_k_BNHD=kept,
         kept_v_BNHD=kept,
         kept_position_BNH=position,
-        kept_score_BNH=kept[..., 0],
+        kept_logit_BNH=kept[..., 0],
         window_k_BWHD=none,
         window_v_BWHD=none,
         window_position_BW=no_position,
-        window_score_BWH=none[..., 0],
+        window_logit_BWH=none[..., 0],
         context_BMHE=none.new_zeros(batch, 0, heads, 2 * width),
         context_position_BM=no_position,
         length_B=position.new_zeros(batch),
@@ -51,7 +51,7 @@ def empty_state(like_BLHD: torch.Tensor, slots: int) -> State:
 
 def advance(
     columns: Columns,
-    score_BCH: torch.Tensor,
+    logit_BCH: torch.Tensor,
     pairs_BTHE: torch.Tensor,
     pairs_position_BT: torch.Tensor,
     length_B: torch.Tensor,
@@ -90,11 +90,11 @@ def advance(
         kept_k_BNHD=pick(columns.k_BCHD, 0),
         kept_v_BNHD=pick(columns.v_BCHD, 0),
         kept_position_BNH=pick(columns.position_BCH, -1),
-        kept_score_BNH=pick(score_BCH, 0),
+        kept_logit_BNH=pick(logit_BCH, 0),
         window_k_BWHD=columns.k_BCHD[:, old:],
         window_v_BWHD=columns.v_BCHD[:, old:],
         window_position_BW=columns.position_BCH[:, old:, 0],
-        window_score_BWH=score_BCH[:, old:],
+        window_logit_BWH=logit_BCH[:, old:],
         context_BMHE=pairs_BTHE[:, first:],
         context_position_BM=pairs_position_BT[:, first:],
         length_B=length_B,

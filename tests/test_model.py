@@ -1,0 +1,113 @@
+"""The language model over real mixers: cuts, padding, saving, initialisation, errors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forgetmenot.errors import UserError
+from forgetmenot.model import build, load, load_weights, save
+
+FFN = ["swiglu", {"width": 32}]
+GDN = ["gdn", {"heads": 2, "key_dim": 8, "value_dim": 8}]
+HEADS = {"heads": 2, "kv_heads": 1, "head_dim": 8}
+PATTERNS: dict[str, list[Any]] = {
+    "transformer": [["attention", HEADS], FFN],
+    "gdn": [GDN, FFN],
+    "gdn_swa": [GDN, FFN, ["attention", {**HEADS, "window": 6}], FFN],
+    "gdn_attn": [GDN, FFN, ["attention", HEADS], FFN],
+    "gdn_lte": [GDN, FFN, ["lte", {**HEADS, "window": 7, "sink": 1, "budget": 5}], FFN],
+    "rwkv4": [["rwkv4_time", {}], ["rwkv4_channel", {"width": 32}]] * 2,
+}
+
+
+def spec(variant: str, **changes: Any) -> dict[str, Any]:
+    """A small model spec."""
+    return {
+        "hidden": 16,
+        "vocab": 31,
+        "layers": PATTERNS[variant],
+        "norm": "layernorm" if variant == "rwkv4" else "rmsnorm",
+        "norm_eps": 1e-6,
+        "tie_embeddings": True,
+        "init_std": None,
+        "prosg": None,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("variant", PATTERNS)
+def test_prompt_in_a_padded_batch_then_steps(variant: str) -> None:
+    """A left-padded batch, prefilled and then stepped, equals each sequence in one pass."""
+    model = build(spec(variant)).double().eval()
+    model.init_parameters(1)
+    ids = torch.randint(31, (3, 40))
+    tokens = [25, 11, 1]
+    mask = torch.stack([torch.arange(25) >= 25 - n for n in tokens])
+    out = model(ids[:, :25], mask_BL=mask)
+    logits = [out.logits_BLV[:, -1:]]
+    for t in range(25, 40):
+        out = model(ids[:, t : t + 1], out.state)
+        logits.append(out.logits_BLV)
+    joined = torch.cat(logits, 1)
+    for b, n in enumerate(tokens):
+        alone = model(ids[b : b + 1, 25 - n :]).logits_BLV[:, n - 1 :]
+        torch.testing.assert_close(joined[b : b + 1], alone, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("variant", PATTERNS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_saved_and_loaded_is_the_same_model(variant: str, tied: bool, tmp_path: Path) -> None:
+    model = build(spec(variant, tie_embeddings=tied)).eval()
+    save(model, tmp_path)
+    ids = torch.randint(31, (2, 9))
+    assert torch.equal(load(tmp_path)(ids).logits_BLV, model(ids).logits_BLV)
+    assert (model.head is None) == tied
+
+
+def test_initialisation_is_a_function_of_the_seed() -> None:
+    first, second = build(spec("gdn_lte")), build(spec("gdn_lte"))
+    state = torch.get_rng_state()
+    first.init_parameters(3)
+    second.init_parameters(3)
+    assert torch.equal(torch.get_rng_state(), state)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+    second.init_parameters(4)
+    assert not torch.equal(first.embed.weight, second.embed.weight)
+
+
+@pytest.mark.parametrize("variant", PATTERNS)
+def test_meta_model_is_wholly_initialised(variant: str) -> None:
+    with torch.device("meta"):
+        model = build(spec(variant, tie_embeddings=False))
+    model = model.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    model.init_parameters(0)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_truncated_weights_are_refused_by_name(tmp_path: Path) -> None:
+    model = build(spec("gdn"))
+    save(model, tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(UserError, match="model.safetensors: not these weights"):
+        load(tmp_path)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    save(build(spec("gdn")), tmp_path)
+    with pytest.raises(UserError, match="not these weights"):
+        load_weights(build(spec("transformer")), tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({})[:-1])
+    with pytest.raises(UserError, match="config.json: not a readable model spec"):
+        load(tmp_path)
+
+
+def test_unknown_mixer_names_the_allowed_ones() -> None:
+    with pytest.raises(UserError, match=r"found 'ltee'; allowed: attention, gdn, lte"):
+        build(spec("gdn", layers=[["ltee", {}]]))
