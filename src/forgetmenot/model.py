@@ -5,6 +5,7 @@ A model spec is plain JSON (see docs/configuration.md):
 "init_std", "prosg"}`. Token and channel mixers stand in one list, each behind a norm of its own.
 """
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,7 +137,8 @@ def build(spec: dict[str, Any]) -> Any:
     model = LanguageModel(spec)
     if spec.get("prosg") is None:
         return model
-    prosg = load_plugin("prosg", "wrapper")  # by name, so that plain models do not depend on it
+    # by name, so that the code hash of plain models does not depend on it
+    prosg = importlib.import_module("forgetmenot.prosg.wrapper")
     return prosg.ProSG(model, prosg.Options(**spec["prosg"]))
 
 

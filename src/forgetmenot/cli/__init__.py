@@ -1,0 +1,1 @@
+"""Command-line stages: thin, one module a Snakemake rule."""

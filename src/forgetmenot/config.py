@@ -1,0 +1,176 @@
+"""The configuration's schema: every key once, with what it means.
+
+Files live in `workflow/config/<kind>/<name>.yaml`; a name in one file refers to the file of that
+name in another folder. Options of mixers, builders, evaluators and training are declared by the
+code that uses them (class `Options`) and checked against it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from forgetmenot.config_files import check, one_of, read_yaml
+
+Paper = Literal["lte", "prosg"]
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _as_list(value: Any) -> Any:
+    # `--config papers=prosg` and `--config seeds=0` are one value, meaning a list of one.
+    return value if value is None or isinstance(value, list) else [value]
+
+
+class Tracking(_Schema):
+    """Where runs are shown."""
+
+    uri: str | None = Field(None, description="MLflow server or store; null = mlflow/ here")
+
+
+class Main(_Schema):
+    """config.yaml: what to run."""
+
+    scale: str = Field(description="file in scales/")
+    papers: Annotated[list[Paper], BeforeValidator(_as_list)] = Field(description="which papers")
+    seeds: Annotated[list[int] | None, BeforeValidator(_as_list)] = Field(
+        None, description="training seeds; null = the scale's"
+    )
+    tracking: Tracking = Tracking(uri=None)
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = a GPU if any")
+    threads: int = Field(1, ge=1, description="CPU threads of one job")
+
+
+class Stream(_Schema):
+    """One part of a training mixture."""
+
+    dataset: str = Field(description="file in data/")
+    weight: float = Field(1.0, gt=0, description="share of the batches, relative")
+    options: dict[str, Any] = Field({}, description="StreamOptions of the dataset's builder")
+
+
+class TaskOverride(_Schema):
+    """What a study changes in a task, so that a task keeps its name at every scale."""
+
+    dataset: str | None = Field(None, description="file in data/; null = the task's own")
+    options: dict[str, Any] = Field({}, description="evaluator Options that differ")
+
+
+class Study(_Schema):
+    """Variants trained and scored under equal conditions."""
+
+    paper: Paper
+    title: str = Field(description="heading in the report")
+    size: str = Field(description="file in sizes/")
+    variants: list[str] = Field(min_length=1, description="files in models/")
+    tasks: list[str] = Field(description="files in tasks/")
+    seeds: list[int] | None = Field(None, description="null = the scale's")
+    deviations: list[str] = Field([], description="differences from the paper, for the report")
+    train: dict[str, Any] = Field(description="training Options of all variants")
+    train_overrides: dict[str, dict[str, Any]] = Field(
+        {}, description="{variant: training Options that differ}"
+    )
+    data: list[Stream] = Field(min_length=1, description="the training mixture")
+    task_overrides: dict[str, TaskOverride] = Field(
+        {}, description="{task: what differs from its file}"
+    )
+
+
+class Scale(_Schema):
+    """scales/<name>.yaml: how big everything is."""
+
+    description: str = Field(description="one sentence for the report")
+    seeds: list[int] = Field(min_length=1, description="training seeds")
+    deviations: list[str] = Field([], description="differences from the papers, for the report")
+    tables: list[str] = Field([], description="files in tables/")
+    claims: list[str] = Field([], description="files in claims/")
+    studies: dict[str, Study] = Field(min_length=1)
+
+
+class Size(_Schema):
+    """sizes/<name>.yaml: shape of the models of a study."""
+
+    hidden: int = Field(gt=0, description="width of the residual stream")
+    layers: int = Field(gt=0, description="blocks; each is a token mixer and a feed-forward layer")
+    tie_embeddings: bool = Field(True, description="output head shares the embedding")
+    init_std: float | None = Field(None, gt=0, description="std of weights; null = 1/sqrt(width)")
+    norm: Literal["rmsnorm", "layernorm"] = Field("rmsnorm", description="norm before each layer")
+    norm_eps: float = Field(1e-6, gt=0, description="epsilon of the norms")
+    blocks: dict[str, dict[str, Any]] = Field(
+        description="{block: {mixer: plugin, and the Options of that mixer}}"
+    )
+
+
+class Model(_Schema):
+    """models/<name>.yaml: one variant, for every size that has its blocks."""
+
+    label: str = Field(description="name in tables")
+    description: str = Field(description="one sentence for the report")
+    paper: Paper
+    pattern: list[str] = Field(min_length=1, description="token mixers, repeated over the depth")
+    ffn: str = Field(description="block of the feed-forward layers")
+    overrides: dict[str, dict[str, Any]] = Field(
+        {}, description="{block: Options that differ from the size's}"
+    )
+    init_from: str | None = Field(None, description="variant of the same study to start from")
+    prosg: dict[str, Any] | None = Field(None, description="ProSG Options; null = no generator")
+    trainable: Literal["all", "generator"] = Field("all", description="what the optimizer changes")
+
+
+class Dataset(_Schema):
+    """data/<name>.yaml: one built dataset."""
+
+    builder: str = Field(description="plugin in src/forgetmenot/data/")
+    needs: list[str] = Field([], description="datasets that the builder reads")
+    options: dict[str, Any] = Field({}, description="Options of the builder")
+
+
+class Task(_Schema):
+    """tasks/<name>.yaml: one way to score a trained model."""
+
+    evaluator: str = Field(description="plugin in src/forgetmenot/evaluate/")
+    dataset: str = Field(description="file in data/")
+    options: dict[str, Any] = Field({}, description="Options of the evaluator")
+    requires: str | None = Field(None, description="only models with this mixer; null = all")
+
+
+class Library:
+    """The configuration folder: entries by kind and name, read when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all entries of a kind, sorted."""
+        return sorted(path.stem for path in (self.folder / kind).glob("*.yaml"))
+
+    def path(self, kind: str, name: str) -> Path:
+        """Return the file of an entry, for messages."""
+        return self.folder / kind / f"{name}.yaml"
+
+    def read(self, kind: str, name: str, where: str) -> dict[str, Any]:
+        """Return an entry's values. Raises UserError, blaming `where`, if there is no such file."""
+        one_of(name, self.names(kind), where)
+        return read_yaml(self.path(kind, name))
+
+    def scale(self, name: str, where: str) -> Scale:
+        """Return a checked scale."""
+        return check(Scale, self.read("scales", name, where), str(self.path("scales", name)))
+
+    def size(self, name: str, where: str) -> Size:
+        """Return a checked size, its blocks' options still as written."""
+        return check(Size, self.read("sizes", name, where), str(self.path("sizes", name)))
+
+    def model(self, name: str, where: str) -> Model:
+        """Return a checked model."""
+        return check(Model, self.read("models", name, where), str(self.path("models", name)))
+
+    def dataset(self, name: str, where: str) -> Dataset:
+        """Return a checked dataset, its options still as written."""
+        return check(Dataset, self.read("data", name, where), str(self.path("data", name)))
+
+    def task(self, name: str, where: str) -> Task:
+        """Return a checked task, its options still as written."""
+        return check(Task, self.read("tasks", name, where), str(self.path("tasks", name)))

@@ -1,0 +1,1 @@
+"""Parts of ProSG-PF, the prompt-forgetting set: world, templates, items, bodies, rules, files."""

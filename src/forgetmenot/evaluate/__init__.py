@@ -1,0 +1,1 @@
+"""Evaluators: one task family a file, chosen by name."""

@@ -1,0 +1,163 @@
+"""Our models as an lm-eval model.
+
+lm-eval (0.4.13) builds the requests and aggregates the scores; this module answers its three kinds
+of request with tokens and states. It never truncates: a request that does not fit is an error.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from torch import nn
+
+from forgetmenot.data.tokenizer_folder import load_tokenizer, read_tokenizer_meta
+from forgetmenot.errors import UserError
+from forgetmenot.evaluate.generate import greedy
+from forgetmenot.evaluate.score import IGNORED, token_losses
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+Scored = tuple[tuple[str, str], list[int], list[int]]
+
+
+class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
+    """A model and its tokenizer, from a built folder, behind lm-eval's interface.
+
+    `max_length` is the most tokens of a request, prompt and continuation together. A generated text
+    ends at EOS, and at BOS too, because training on packed text separates documents by BOS alone.
+    Raises UserError if the folder holds no tokenizer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: Path,
+        *,
+        max_length: int,
+        batch_size: int,
+        device: str,
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer = model, load_tokenizer(folder)
+        self.max_length, self.batch_size = max_length, batch_size
+        self._device = device
+        meta = read_tokenizer_meta(folder)
+        self.bos_id, self.eos_id = int(meta["bos_id"]), int(meta["eos_id"])
+
+    @property
+    def eot_token_id(self) -> int:
+        """Id of EOS."""
+        return self.eos_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """Id of BOS, the context of a text that has none."""
+        return self.bos_id
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Token ids of a text; BOS comes first unless `add_special_tokens` is False."""
+        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens is not False).ids
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Scored], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        for (context, _), context_ids, target_ids in requests:
+            self._require_fit(len(context_ids) + len(target_ids), context)
+        pairs = [(context_ids, target_ids) for _, context_ids, target_ids in requests]
+        return self._score(pairs)
+
+    def loglikelihood_rolling(
+        self, requests: "list[Instance]", disable_tqdm: bool = False
+    ) -> list[float]:
+        """Log-likelihood of each whole text, in lm-eval's disjoint windows of `max_length` tokens.
+
+        Every token is predicted once: the first one from BOS, a window's first from the token
+        before it, and the rest at the end from a whole window. The model starts each window from
+        its empty state.
+        """
+        pairs: list[tuple[list[int], list[int]]] = []
+        ends = []
+        for request in requests:
+            ids = self.tok_encode(request.args[0], add_special_tokens=False)
+            windows = get_rolling_token_windows(ids, self.bos_id, self.max_length, context_len=1)
+            pairs += map(make_disjoint_window, windows)
+            ends.append(len(pairs))
+        scores = [log_likelihood for log_likelihood, _ in self._score(pairs)]
+        return [sum(scores[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+
+    def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """(log-likelihood of the target after the context, whether it is the greedy choice).
+
+        Pairs of similar length share a batch. Shorter rows are filled up on the right, which a
+        causal model cannot see, and filled positions are not scored.
+        """
+        results: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
+        order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            length = sum(map(len, pairs[batch[0]])) - 1
+            input_ids_BL = torch.full((len(batch), length), self.bos_id)
+            labels_BL = torch.full((len(batch), length), IGNORED)
+            for row, index in enumerate(batch):
+                context, target = pairs[index]
+                ids = torch.tensor(context + target)
+                input_ids_BL[row, : len(ids) - 1] = ids[:-1]
+                labels_BL[row, len(context) - 1 : len(ids) - 1] = ids[len(context) :]
+            labels_BL = labels_BL.to(self._device)
+            loss_BL, hit_BL = token_losses(self.model, input_ids_BL.to(self._device), labels_BL)
+            total_B = loss_BL.double().sum(1).tolist()
+            greedy_B = (hit_BL | (labels_BL == IGNORED)).all(1).tolist()
+            for index, total, is_greedy in zip(batch, total_B, greedy_B, strict=True):
+                results[index] = (-total, is_greedy)
+        return results
+
+    def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
+        """Greedy continuation of each prompt, cut before its first stop string, EOS or BOS."""
+        results = [""] * len(requests)
+        kinds: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        for index, request in enumerate(requests):
+            options = request.args[1]
+            if options.get("do_sample"):
+                raise UserError("do_sample: found true, allowed: false (decoding is greedy)")
+            until = options.get("until") or []
+            stops = (until,) if isinstance(until, str) else tuple(until)
+            kinds.setdefault((options["max_gen_toks"], stops), []).append(index)
+        for (max_new_tokens, stops), indices in kinds.items():
+            prompts = [self.tok_encode(requests[index].args[0]) for index in indices]
+            for index, prompt in zip(indices, prompts, strict=True):
+                self._require_fit(len(prompt) + max_new_tokens, requests[index].args[0])
+            rows = greedy(
+                self.model,
+                prompts,
+                max_new_tokens=max_new_tokens,
+                batch_size=self.batch_size,
+                stop=self._stop(stops),
+                device=str(self._device),
+            )
+            for index, row in zip(indices, rows, strict=True):
+                results[index] = self._text(row, stops)
+        return results
+
+    def _stop(self, stops: tuple[str, ...]) -> Callable[[list[int]], bool]:
+        def stop(ids: list[int]) -> bool:
+            text = self.tokenizer.decode(ids) if stops else ""
+            return ids[-1] in (self.bos_id, self.eos_id) or any(string in text for string in stops)
+
+        return stop
+
+    def _text(self, ids: list[int], stops: tuple[str, ...]) -> str:
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text[: min((text.find(s) for s in stops if s in text), default=len(text))]
+
+    def _require_fit(self, tokens: int, text: str) -> None:
+        if tokens > self.max_length:
+            raise UserError(
+                f"a request that begins {text[:60]!r} takes {tokens} tokens with its "
+                f"continuation; max_length allows {self.max_length} (nothing is cut off)"
+            )

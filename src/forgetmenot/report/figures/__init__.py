@@ -1,0 +1,33 @@
+"""Figures of a report; each module draws one kind and returns None where there is nothing to draw."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from forgetmenot import files
+from forgetmenot.report.figures import axis_lines, kept_count, kept_map, learning_curves
+from forgetmenot.report.figures.style import Drawn
+from forgetmenot.report.results import Results
+from forgetmenot.report.tables import Grid
+
+
+def draw_all(
+    studies: Mapping[str, Any], grids: Sequence[Grid], results: Results, folder: Path
+) -> list[Drawn]:
+    """Draw every figure that the results allow, write it to `folder` as PNG and SVG, return all."""
+    found = [axis_lines.draw(grid) for grid in grids]
+    for study, config in studies.items():
+        found.append(learning_curves.draw(study, config, results))
+        found += [kept_count.draw(study, variant, results) for variant in config["variants"]]
+    drawn = [figure for figure in found if figure is not None]
+    drawn += _kept_maps(results)
+    for figure in drawn:
+        files.write_bytes(folder / f"{figure.name}.png", figure.png)
+        files.write_bytes(folder / f"{figure.name}.svg", figure.svg)
+    return drawn
+
+
+def _kept_maps(results: Results) -> list[Drawn]:
+    """The map of the first seed of each variant that has one."""
+    firsts = [group[0] for group in results.found.values()]
+    return [figure for result in firsts if (figure := kept_map.draw(result)) is not None]

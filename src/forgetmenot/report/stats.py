@@ -1,0 +1,181 @@
+"""Intervals and tests: a two-way bootstrap over seeds and samples, and Holm's correction.
+
+All seeds of a variant are scored on the same samples, so seeds and samples are crossed, not nested:
+one draw resamples the seeds and, once for all of them, the samples. With one seed it is the plain
+bootstrap over samples.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+DRAWS = 4000
+LEVEL = 0.95
+NORMAL_QUANTILE = 1.959963984540054  # two-sided 95 %
+
+Scores = dict[str, tuple[float, int]]
+"""Sample id -> (sum of its scores, number of scores): several scores of one id stay together."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval; `method` says how the interval was made."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    seeds: int
+    method: str
+
+
+def _arrays(seeds: Sequence[Scores]) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and counts, float64 [seeds, samples], over the union of ids (absent: zero counts)."""
+    ids = sorted(set().union(*seeds))
+    sums = np.array([[scores.get(i, (0.0, 0))[0] for i in ids] for scores in seeds], dtype=float)
+    counts = np.array([[scores.get(i, (0.0, 0))[1] for i in ids] for scores in seeds], dtype=float)
+    return sums, counts
+
+
+def _weights(rng: np.random.Generator, size: int, draws: int) -> np.ndarray:
+    """How often each of `size` things is drawn, float64 [draws, size]; one thing: always once."""
+    if size == 1:
+        return np.ones((draws, 1))
+    drawn = rng.integers(0, size, (draws, size)) + size * np.arange(draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=draws * size).reshape(draws, size).astype(float)
+
+
+def _draw_means(sides: Sequence[Sequence[Scores]], rng: np.random.Generator) -> list[np.ndarray]:
+    """Bootstrap means of each side, [draws] each, with the same seeds and samples in every side."""
+    pooled = _arrays([scores for side in sides for scores in side])
+    seeds, samples = len(sides[0]), pooled[0].shape[1]
+    means: list[list[np.ndarray]] = [[] for _ in sides]
+    for start in range(0, DRAWS, 500):  # blocks bound the memory: 500 x samples numbers at a time
+        draws = min(500, DRAWS - start)
+        by_seed, by_sample = _weights(rng, seeds, draws), _weights(rng, samples, draws)
+        for index in range(len(sides)):
+            rows = slice(index * seeds, (index + 1) * seeds)
+            total = (by_seed * (by_sample @ pooled[0][rows].T)).sum(1)
+            count = (by_seed * (by_sample @ pooled[1][rows].T)).sum(1)
+            means[index].append(total / np.maximum(count, 1e-300))
+    return [np.concatenate(parts) for parts in means]
+
+
+def _mean(seeds: Sequence[Scores]) -> float:
+    sums, counts = _arrays(seeds)
+    return float(sums.sum() / counts.sum())
+
+
+def _interval(draws: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def mean_of_samples(seeds: Sequence[Scores], seed: int = 0) -> Estimate:
+    """Mean over all scores with a percentile interval from the two-way bootstrap.
+
+    When every score is 0 or every score is 1 the bootstrap has no width, which would claim
+    certainty: Wilson's interval over the sample ids is given then.
+    """
+    value = _mean(seeds)
+    sums, counts = _arrays(seeds)
+    n = int(counts.sum())
+    if value in (0.0, 1.0) and np.array_equal(sums, value * counts):
+        reach = NORMAL_QUANTILE**2 / (sums.shape[1] + NORMAL_QUANTILE**2)
+        low, high = (0.0, reach) if value == 0 else (1 - reach, 1.0)
+        return Estimate(value, low, high, n, len(seeds), "Wilson (all samples alike)")
+    (draws,) = _draw_means([seeds], np.random.default_rng(seed))
+    low, high = _interval(draws)
+    over = "seeds and samples" if len(seeds) > 1 else "samples"
+    return Estimate(value, low, high, n, len(seeds), f"bootstrap over {over}")
+
+
+def mean_of_values(values: Sequence[float], stderrs: Sequence[float | None], n: int) -> Estimate:
+    """Mean over seeds of ready numbers, with a normal interval.
+
+    The samples are shared by the seeds, so their variance (the mean squared standard error) does
+    not shrink with the number of seeds; the spread between seeds is added to it.
+    """
+    value = float(np.mean(values))
+    known = [s for s in stderrs if s is not None]
+    between = float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0
+    if len(known) < len(values) and len(values) == 1:
+        return Estimate(value, None, None, n, 1, "none")
+    within = float(np.mean(np.square(known))) if known else 0.0
+    half = NORMAL_QUANTILE * float(np.sqrt(between + within))
+    if not known:
+        method = "normal, spread between seeds"
+    else:
+        method = "normal, standard error of samples" + (" and seeds" if len(values) > 1 else "")
+    return Estimate(value, value - half, value + half, n, len(values), method)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean difference of two sides, its interval, and a two-sided p-value against `null`."""
+
+    effect: float
+    low: float
+    high: float
+    p: float
+    samples: int
+    seeds: int
+
+
+def paired(better: Sequence[Scores], worse: Sequence[Scores], null: float) -> Comparison:
+    """Compare two sides over their common sample ids, seeds paired by position.
+
+    The p-value is twice the smaller share of bootstrap differences on either side of `null`.
+    Raises ValueError if the sides have no sample in common.
+    """
+    common = set.intersection(*(set(scores) for scores in [*better, *worse]))
+    if not common:
+        raise ValueError("the two sides have no sample in common")
+    left = [{i: scores[i] for i in common} for scores in better]
+    right = [{i: scores[i] for i in common} for scores in worse]
+    draws = np.subtract(*_draw_means([left, right], np.random.default_rng(0)))
+    return _compare(_mean(left) - _mean(right), draws, null, len(common), len(left))
+
+
+def unpaired(
+    better: tuple[Sequence[float], Sequence[float]],
+    worse: tuple[Sequence[float], Sequence[float]],
+    null: float,
+    samples: int,
+) -> Comparison:
+    """Compare two sides by (value, standard error) of each seed, with a normal interval.
+
+    For metrics that are no mean over samples. The errors of the two sides are taken as
+    independent, which is too wide, never too narrow, where both saw the same samples.
+    """
+    effect = float(np.mean(better[0]) - np.mean(worse[0]))
+    variance = 0.0
+    for values, errors in (better, worse):
+        variance += float(np.mean(np.square(errors)))
+        variance += float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0
+    error = math.sqrt(variance)
+    distance = abs(effect - null)
+    p = math.erfc(distance / error / math.sqrt(2)) if error else float(distance == 0)
+    half = NORMAL_QUANTILE * error
+    return Comparison(effect, effect - half, effect + half, p, samples, len(better[0]))
+
+
+def _compare(effect: float, draws: np.ndarray, null: float, samples: int, seeds: int) -> Comparison:
+    tail = min(int((draws <= null).sum()), int((draws >= null).sum()))
+    p = min(1.0, 2 * (tail + 1) / (len(draws) + 1))
+    low, high = _interval(draws)
+    return Comparison(effect, low, high, p, samples, seeds)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment of `p_values`, in their order."""
+    adjusted: list[float] = [0.0] * len(p_values)
+    running = 0.0
+    order: Any = np.argsort(p_values, kind="stable")
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted

@@ -1,0 +1,321 @@
+"""From a checked configuration to jobs: the request of every stage, and what it depends on."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from forgetmenot import plugins
+from forgetmenot.code_hash import CodeHasher
+from forgetmenot.config import Dataset, Library, Main, Model, Paper, Scale, Stream, Study, Task
+from forgetmenot.config_files import check, one_of
+from forgetmenot.errors import UserError
+from forgetmenot.files import sha256_file
+from forgetmenot.model_spec import as_values, model_spec, module_options, plugin_options
+from forgetmenot.report.spec import Claim, Table
+
+STORE = "mlflow/store"
+TRAIN_OPTIONS = plugins.PACKAGE_ROOT / "train" / "options.py"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request, and the output folders that must exist before it can run."""
+
+    request: dict[str, Any]
+    upstream: tuple[str, ...]
+
+
+class Plan:
+    """All jobs of the chosen scale and papers.
+
+    `jobs` maps an output folder to its job and `target` is the report's folder. Raises UserError
+    for any fault in the configuration.
+    """
+
+    def __init__(self, main: Main, library: Library, where: str) -> None:
+        self.main, self.library = main, library
+        self.hasher = CodeHasher()
+        self.jobs: dict[str, Job] = {}
+        self.scale_file = str(library.path("scales", main.scale))
+        self.scale: Scale = library.scale(main.scale, f"{where}: scale")
+        self.studies = {
+            name: study for name, study in self.scale.studies.items() if study.paper in main.papers
+        }
+        if not self.studies:
+            found = sorted({study.paper for study in self.scale.studies.values()})
+            raise UserError(
+                f"{where}: papers: found {main.papers}; allowed: {', '.join(found)} "
+                f"(what {self.scale_file} has)"
+            )
+        self._add_store()
+        for name, study in self.studies.items():
+            self._add_study(name, study, f"{self.scale_file}: studies.{name}")
+        self.target = self._add_report()
+
+    def request_file(self, out: str) -> str:
+        """Return the request file of the job that makes `out`."""
+        return f"work/requests/{out}.json"
+
+    def stamps(self, out: str) -> list[str]:
+        """Return the stamps that the job making `out` waits for. Raises UserError if none does."""
+        if out not in self.jobs:
+            raise UserError(f"{out}: not part of scale {self.main.scale}, papers {self.main.papers}")
+        return [f"{folder}/stamp.json" for folder in self.jobs[out].upstream]
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a training or evaluation job. Found without torch, which takes seconds to load."""
+        has_gpu = shutil.which("nvidia-smi") is not None
+        return int(self.main.device == "cuda" or (self.main.device == "auto" and has_gpu))
+
+    def _add(
+        self, stage: str, out: str, name: str, roots: Iterable[str], spec: dict[str, Any], **extra: Any
+    ) -> str:
+        code_roots = sorted({f"forgetmenot.cli.{stage}", *roots})
+        inputs = extra.pop("inputs", {})
+        request = {
+            "stage": stage,
+            "name": name,
+            "out": out,
+            "work": f"work/runs/{name}",
+            "inputs": inputs,
+            "spec": spec,
+            "seed": 0,
+            "code": self.hasher.hash(*code_roots),
+            "code_roots": code_roots,
+            "tracking": None,
+            "tags": {},
+            **extra,
+        }
+        self.jobs[out] = Job(request, tuple(dict.fromkeys(inputs.values())))
+        return out
+
+    def _tracking(self, experiment: str) -> dict[str, Any]:
+        return {"uri": self.main.tracking.uri, "experiment": f"forgetmenot/{experiment}"}
+
+    def _add_store(self) -> None:
+        # Every scale's experiments, so that choosing another scale leaves this job done.
+        scales = self.library.names("scales")
+        experiments = ["data", *(f"{scale}/{paper}" for scale in scales for paper in get_args(Paper))]
+        spec = {
+            "uri": self.main.tracking.uri,
+            "experiments": [f"forgetmenot/{name}" for name in experiments],
+        }
+        self._add("tracking", STORE, "tracking", [], spec)
+
+    def _add_dataset(self, name: str, where: str, above: tuple[str, ...] = ()) -> str:
+        if name in above:
+            raise UserError(f"{where}: datasets need each other: {' -> '.join([*above, name])}")
+        out = f"data/built/{name}"
+        if out in self.jobs:
+            return out
+        entry: Dataset = self.library.dataset(name, where)
+        file = str(self.library.path("data", name))
+        plugins.require("data", entry.builder, f"{file}: builder")
+        options = plugin_options("data", entry.builder, entry.options, f"{file}: options")
+        inputs = {
+            need: self._add_dataset(need, f"{file}: needs", (*above, name)) for need in entry.needs
+        }
+        return self._add(
+            "data",
+            out,
+            f"data/{name}",
+            [f"forgetmenot.data.{entry.builder}"],
+            {"builder": entry.builder, "options": options},
+            inputs=inputs,
+            tracking=self._tracking("data"),
+            tags={"dataset": name},
+        )
+
+    def _add_study(self, name: str, study: Study, where: str) -> None:
+        size = self.library.size(study.size, f"{where}.size")
+        for variant in study.train_overrides:
+            one_of(variant, study.variants, f"{where}.train_overrides")
+        streams = [self._stream(part, f"{where}.data.{n}") for n, part in enumerate(study.data)]
+        for task in study.task_overrides:
+            one_of(task, study.tasks, f"{where}.task_overrides")
+        tasks = {task: self._task(task, study, where) for task in study.tasks}
+        for n, variant in enumerate(study.variants):
+            model = self.library.model(variant, f"{where}.variants.{n}")
+            file = str(self.library.path("models", variant))
+            if model.init_from is not None:
+                one_of(model.init_from, study.variants[:n], f"{file}: init_from (earlier in {where})")
+            spec = model_spec(model, size, file, str(self.library.path("sizes", study.size)))
+            overrides = study.train_overrides.get(variant, {})
+            train = module_options(TRAIN_OPTIONS, study.train | overrides, f"{where}.train")
+            train_spec = {
+                "model": spec,
+                "train": train,
+                "data": streams,
+                "init_from": "init" if model.init_from else None,
+                "trainable": model.trainable,
+                "device": self.main.device,
+            }
+            for seed in self.seeds(study):
+                self._add_run(name, study, variant, model, seed, train_spec, tasks)
+
+    def _add_run(
+        self,
+        study_name: str,
+        study: Study,
+        variant: str,
+        model: Model,
+        seed: int,
+        spec: dict[str, Any],
+        tasks: dict[str, tuple[Task, dict[str, Any]]],
+    ) -> None:
+        study_path = f"{self.main.scale}/{study_name}"
+        run = f"{study_path}/{variant}/seed{seed}"
+        common: dict[str, Any] = {
+            "seed": seed,
+            "tracking": self._tracking(f"{self.main.scale}/{study.paper}"),
+            "tags": {
+                "scale": self.main.scale,
+                "paper": study.paper,
+                "study": study_name,
+                "variant": variant,
+                "seed": seed,
+            },
+        }
+        inputs = {part["dataset"]: f"data/built/{part['dataset']}" for part in spec["data"]}
+        if model.init_from is not None:
+            inputs["init"] = f"results/{study_path}/{model.init_from}/seed{seed}/train"
+        used = _model_roots(spec["model"])
+        builders = {f"forgetmenot.data.{part['builder']}" for part in spec["data"]}
+        trained = self._add(
+            "train", f"results/{run}/train", run, used | builders, spec, inputs=inputs, **common
+        )
+        mixers = {layer[0] for layer in spec["model"]["layers"]}
+        for task_name, (task, options) in tasks.items():
+            if task.requires is not None and task.requires not in mixers:
+                continue
+            data = f"data/built/{task.dataset}"
+            builder = self.jobs[data].request["spec"]["builder"]
+            roots = used | {f"forgetmenot.evaluate.{task.evaluator}", f"forgetmenot.data.{builder}"}
+            self._add(
+                "evaluate",
+                f"results/{run}/{task_name}",
+                f"{run}/{task_name}",
+                roots,
+                {
+                    "evaluator": task.evaluator,
+                    "task": task_name,
+                    "options": options,
+                    "device": self.main.device,
+                },
+                inputs={"model": trained, "data": data},
+                **common | {"tags": common["tags"] | {"task": task_name}},
+            )
+
+    def _stream(self, part: Stream, where: str) -> dict[str, Any]:
+        self._add_dataset(part.dataset, f"{where}.dataset")
+        builder = self.jobs[f"data/built/{part.dataset}"].request["spec"]["builder"]
+        options = plugin_options(
+            "data", builder, part.options, f"{where}.options", "StreamOptions"
+        )
+        return {
+            "dataset": part.dataset,
+            "builder": builder,
+            "weight": part.weight,
+            "options": options,
+        }
+
+    def _task(self, name: str, study: Study, where: str) -> tuple[Task, dict[str, Any]]:
+        task = self.library.task(name, f"{where}.tasks")
+        place = str(self.library.path("tasks", name))
+        plugins.require("evaluate", task.evaluator, f"{place}: evaluator")
+        if task.requires is not None:
+            plugins.require("mixers", task.requires, f"{place}: requires")
+        if name in study.task_overrides:
+            override = study.task_overrides[name]
+            place += f" with {where}.task_overrides.{name}"
+            changed = {
+                "dataset": override.dataset or task.dataset,
+                "options": task.options | override.options,
+            }
+            task = task.model_copy(update=changed)
+        self._add_dataset(task.dataset, f"{place}: dataset")
+        return task, plugin_options("evaluate", task.evaluator, task.options, f"{place}: options")
+
+    def seeds(self, study: Study) -> list[int]:
+        """Return the training seeds of a study: config.yaml's, else its own, else the scale's."""
+        return self.main.seeds or study.seeds or self.scale.seeds
+
+    def _add_report(self) -> str:
+        inputs: dict[str, str] = {}
+        trains: dict[str, str] = {}
+        results: dict[str, str] = {}
+        for out, job in self.jobs.items():
+            if job.request["stage"] not in ("train", "evaluate"):
+                continue
+            key = job.request["name"].removeprefix(f"{self.main.scale}/")
+            inputs[key] = out
+            (trains if job.request["stage"] == "train" else results)[key] = out
+        published = sorted((self.library.folder.parents[1] / "reports/papers").glob("*.yaml"))
+        spec = {
+            "scale": self.main.scale,
+            "description": self.scale.description,
+            "papers": self.main.papers,
+            "deviations": self.scale.deviations,
+            "studies": {name: self._study_spec(study) for name, study in self.studies.items()},
+            "tables": self._entries("tables", self.scale.tables, Table, "name"),
+            "claims": self._entries("claims", self.scale.claims, Claim, "id"),
+            "trains": trains,
+            "results": results,
+            # The report reads these files itself; their hashes make it notice a change.
+            "published": {path.stem: sha256_file(path) for path in published},
+        }
+        name = f"report/{self.main.scale}"
+        return self._add("report", f"reports/{self.main.scale}", name, [], spec, inputs=inputs)
+
+    def _study_spec(self, study: Study) -> dict[str, Any]:
+        variants = []
+        for name in study.variants:
+            model = self.library.model(name, self.scale_file)
+            variants.append({"name": name, "label": model.label, "description": model.description})
+        return {**study.model_dump(), "variants": variants, "seeds": self.seeds(study)}
+
+    def _entries(
+        self, kind: str, chosen: list[str], schema: type[Any], key: str
+    ) -> list[dict[str, Any]]:
+        entries = []
+        for name in chosen:
+            values = self.library.read(kind, name, f"{self.scale_file}: {kind}")
+            file = str(self.library.path(kind, name))
+            entry = check(schema, {**values, key: name}, file)
+            self._check_references(entry, file)
+            if entry.paper in self.main.papers:
+                entries.append(as_values(entry))
+        return entries
+
+    def _check_references(self, entry: Table | Claim, file: str) -> None:
+        """Raise UserError for a study, variant or task of a table or claim that is not there."""
+        studies = self.scale.studies
+        if entry.study:
+            one_of(entry.study, studies, f"{file}: study")
+            studies = {entry.study: studies[entry.study]}
+        tasks = {"train"}.union(*(study.tasks for study in studies.values()))
+        variants = {variant for study in studies.values() for variant in study.variants}
+        if isinstance(entry, Claim):
+            named = {key: getattr(entry, key) for key in ("better", "worse", "control")}
+        else:
+            named = {f"rows.{n}": variant for n, variant in enumerate(entry.rows or [])}
+            for n, column in enumerate(entry.columns):
+                one_of(column.task or entry.task, tasks, f"{file}: columns.{n}.task")
+        one_of(entry.task or "train", tasks, f"{file}: task")
+        for key, variant in named.items():
+            if variant is not None:
+                one_of(variant, variants, f"{file}: {key}")
+
+
+def _model_roots(spec: dict[str, Any]) -> set[str]:
+    roots = {f"forgetmenot.mixers.{layer[0]}" for layer in spec["layers"]}
+    return roots | ({"forgetmenot.prosg.wrapper"} if spec["prosg"] else set())
+
+
+def load_plan(values: dict[str, Any], folder: Path) -> Plan:
+    """Return the plan for config.yaml's values and the configuration folder beside it."""
+    where = str(folder / "config.yaml")
+    return Plan(check(Main, values, where), Library(folder), where)

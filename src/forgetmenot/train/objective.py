@@ -1,0 +1,100 @@
+"""What is minimised: the language-model loss, and the prompted loss of ProSG."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from forgetmenot.train.options import Options
+
+IGNORED = -100
+
+
+class Loss(NamedTuple):
+    """`loss`: scalar to minimise. `metrics`: detached scalars. `aux`: one dict a layer."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    aux: list[dict[str, Tensor]]
+
+
+def batch_tensors(
+    arrays: dict[str, np.ndarray[Any, Any]], device: torch.device
+) -> dict[str, Tensor]:
+    """Copy a batch to `device`, adding `scored` [N], the flat positions with a label.
+
+    The positions are found here, on the host, because finding them on a GPU would stall it; and
+    it saves most of the loss's work on sets where only the answers are scored.
+    """
+    tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
+    tensors["scored"] = torch.from_numpy(np.flatnonzero(arrays["labels"] != IGNORED))
+    if device.type == "cuda":
+        tensors = {key: value.pin_memory() for key, value in tensors.items()}
+    return {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
+
+
+def _cross_entropy(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
+    """Mean over the positions with a label, in float32; 0 where there is none."""
+    total = F.cross_entropy(
+        logits_BLV.flatten(0, 1).float(),
+        labels_BL.flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
+    return total / (labels_BL != IGNORED).sum().clamp(min=1)
+
+
+def _answers(logits_BLV: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mean loss and accuracy over the positions with a label; 0 where there is none."""
+    scored_N = batch["scored"]
+    logits_NV = logits_BLV.flatten(0, 1).index_select(0, scored_N).float()
+    labels_N = batch["labels"].flatten().index_select(0, scored_N)
+    count = max(len(scored_N), 1)
+    return {
+        "loss": F.cross_entropy(logits_NV, labels_N, reduction="sum") / count,
+        "accuracy": (logits_NV.detach().argmax(-1) == labels_N).sum() / count,
+    }
+
+
+def _prompt_labels(prompt_ids_BP: Tensor, prompt_mask_BP: Tensor) -> Tensor:
+    """Next-token labels of a left-padded prompt; padding and the last position are not scored."""
+    labels_BP = torch.full_like(prompt_ids_BP, IGNORED)
+    labels_BP[:, :-1] = prompt_ids_BP[:, 1:]
+    return labels_BP.masked_fill(~prompt_mask_BP, IGNORED)
+
+
+def loss(model: Any, batch: dict[str, Tensor], options: Options) -> Loss:
+    """Loss of one batch (from `batch_tensors`; keys and shapes as in the data plugin contract).
+
+    Plain batches: cross entropy over `labels`. Prompted batches (with `prompt_ids`,
+    `prompt_mask` and `lm_labels`): the prompt is read first, its state is committed, and the body
+    is read from that state; the loss is the body's, plus `lm_weight` times that of every body
+    token, plus `prompt_weight` times that of the prompt, plus `update_penalty` times the squared
+    norm of the generated weight update (0 for a plain model). `aux` is that of the body's pass.
+    """
+    if "prompt_ids" not in batch:
+        out = model(batch["input_ids"])
+        terms = _answers(out.logits_BLV, batch)
+        return Loss(terms["loss"], {key: value.detach() for key, value in terms.items()}, out.aux)
+
+    prompt_ids_BP, prompt_mask_BP = batch["prompt_ids"], batch["prompt_mask"]
+    prompt = model(prompt_ids_BP, mask_BL=prompt_mask_BP)
+    state = model.commit_prompt(prompt.state)
+    body = model(batch["input_ids"], state=state)
+    terms = _answers(body.logits_BLV, batch)
+    terms["lm_loss"] = _cross_entropy(body.logits_BLV, batch["lm_labels"])
+    terms["prompt_loss"] = _cross_entropy(
+        prompt.logits_BLV, _prompt_labels(prompt_ids_BP, prompt_mask_BP)
+    )
+    terms["update_norm"] = torch.as_tensor(
+        model.update_penalty(state), dtype=torch.float32, device=prompt_ids_BP.device
+    )
+    total = (
+        terms["loss"]
+        + options.lm_weight * terms["lm_loss"]
+        + options.prompt_weight * terms["prompt_loss"]
+        + options.update_penalty * terms["update_norm"]
+    )
+    return Loss(total, {key: value.detach() for key, value in terms.items()}, body.aux)

@@ -1,0 +1,81 @@
+"""The training options; plain data, importable without torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one model is trained. Defaults are the LTE reference's recipe where it gives one.
+
+    The recipe is the AdamW, cosine and clipping set of the reference's training configuration;
+    the sparsity fields are its lambda controller; the prompted fields belong to ProSG, a
+    from-scratch implementation of the method as the abstract describes it; the details are ours.
+    Raises ValueError naming the key, what was found and what is allowed.
+    """
+
+    steps: int = 1000  # optimizer steps (ours; the 1.4B reference run takes 30,720)
+    tokens_per_step: int = 4096  # tokens an optimizer step, over all ranks (reference: 1,048,576)
+    accumulate: int = 1  # micro-batches a step and rank (reference: 16 at 1.4B on two GPUs)
+    learning_rate: float = 3e-4  # peak AdamW rate (reference)
+    min_lr_ratio: float = 0.1  # the cosine ends at this fraction of the peak (reference)
+    warmup_steps: int = 0  # steps of linear warm-up (reference: 512 of 30,720; set it by scale)
+    betas: tuple[float, float] = (0.9, 0.95)  # AdamW moment decay rates (reference)
+    eps: float = 1e-15  # AdamW's epsilon (reference)
+    weight_decay: float = 0.1  # decoupled, on all parameters in one group (reference)
+    clip: float = 1.0  # largest global gradient norm (reference)
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16 = autocast over fp32 weights (ours)
+    log_every: int = 10  # steps between lines of curve.jsonl (ours)
+    checkpoint_every: int = 100  # steps between checkpoints (ours; reference: 320)
+    sparsity_start: float = 0.0  # part of the steps done before pressure starts (reference: 0)
+    sparsity_alpha: float = 1.5  # factor on lambda when too many tokens are kept (reference)
+    sparsity_alpha_neg: float = 2.0  # divisor of lambda when few enough are kept (reference)
+    sparsity_update_every: int = 32  # steps between updates of lambda (reference)
+    sparsity_tolerate: float = 0.95  # kept / target from here to 1 leaves lambda alone (reference)
+    sparsity_lambda_min: float = 1e-9  # lambda's first value; below it lambda is 0 (reference)
+    sparsity_lambda_max: float = 1.0  # lambda's largest value (reference)
+    sparsity_release: float = 0.0  # kept / target at or below which lambda becomes 0 (ours)
+    target_kept: int | None = None  # kept tokens a head aimed at; null = the mixer's own budget
+    lm_weight: float = 0.1  # ProSG lam_lm: weight of the loss on every body token (ours)
+    prompt_weight: float = 0.1  # ProSG lam_p: weight of the loss on the prompt's tokens (ours)
+    update_penalty: float = 1e-4  # ProSG lam_n: weight of the generated update's |dW|^2 (ours)
+
+    def __post_init__(self) -> None:
+        for key in (
+            "steps",
+            "tokens_per_step",
+            "accumulate",
+            "log_every",
+            "checkpoint_every",
+            "sparsity_update_every",
+        ):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}: found {getattr(self, key)}, allowed: 1 or more")
+        for key in ("learning_rate", "eps", "clip"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key}: found {getattr(self, key)}, allowed: above 0")
+        for key in ("min_lr_ratio", "sparsity_start", "sparsity_tolerate", "sparsity_release"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"{key}: found {getattr(self, key)}, allowed: 0 to 1")
+        for key in ("sparsity_alpha", "sparsity_alpha_neg"):
+            if getattr(self, key) <= 1:
+                raise ValueError(f"{key}: found {getattr(self, key)}, allowed: above 1")
+        for key in ("weight_decay", "lm_weight", "prompt_weight", "update_penalty"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key}: found {getattr(self, key)}, allowed: 0 or more")
+        if not 0 < self.sparsity_lambda_min <= self.sparsity_lambda_max:
+            raise ValueError(
+                f"sparsity_lambda_min: found {self.sparsity_lambda_min}, "
+                f"allowed: above 0, at most sparsity_lambda_max = {self.sparsity_lambda_max}"
+            )
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ValueError(
+                f"warmup_steps: found {self.warmup_steps}, allowed: 0 to steps - 1 = "
+                f"{self.steps - 1}"
+            )
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: found {self.betas}, allowed: two numbers in [0, 1)")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision: found {self.precision!r}, allowed: 'fp32', 'bf16'")
+        if self.target_kept is not None and self.target_kept < 1:
+            raise ValueError(f"target_kept: found {self.target_kept}, allowed: null, 1 or more")

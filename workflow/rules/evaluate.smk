@@ -1,0 +1,16 @@
+rule evaluate:
+    input:
+        upstream=lambda wildcards: PLAN.stamps(f"results/{wildcards.run}/{wildcards.task}"),
+        store=ancient(rules.tracking.output),
+        request="work/requests/results/{run}/{task}.json",
+    output:
+        "results/{run}/{task}/stamp.json",
+    log:
+        "work/logs/results/{run}/{task}.log",
+    message:
+        "evaluate {wildcards.run} on {wildcards.task}"
+    threads: PLAN.main.threads
+    resources:
+        gpu=PLAN.gpus,
+    shell:
+        "{PYTHON:q} -m forgetmenot.cli.evaluate --request {input.request:q} > {log:q} 2>&1"

@@ -1,0 +1,16 @@
+rule train:
+    input:
+        upstream=lambda wildcards: PLAN.stamps(f"results/{wildcards.run}/train"),
+        store=ancient(rules.tracking.output),
+        request="work/requests/results/{run}/train.json",
+    output:
+        "results/{run}/train/stamp.json",
+    log:
+        "work/logs/results/{run}/train.log",
+    message:
+        "train {wildcards.run}"
+    threads: PLAN.main.threads
+    resources:
+        gpu=PLAN.gpus,
+    shell:
+        "{PYTHON:q} -m forgetmenot.cli.train --request {input.request:q} > {log:q} 2>&1"
