@@ -126,9 +126,10 @@ def test_another_scale_leaves_the_store_and_the_data_as_they_are() -> None:
          r"blocks\.gdn\.mixer: found 'gnd'; allowed: attention, gdn"),
         ("sizes/recall-2l-d64.yaml", "kv_heads: 4", "kv_heads: 3",
          r"blocks\.attn: kv_heads: found 3; allowed: divisors of 4"),
-        ("data/tokens.yaml", "bpe2k", "bpe3k", r"data/tokens\.yaml: needs: found 'bpe3k'; allowed: "),
+        ("data/tokens.yaml", "bpe2k", "bpe3k",
+         r"data/tokens\.yaml: needs: found 'bpe3k'; allowed: "),
         ("data/corpus.yaml", "[sotu, wiki]", "[tokens]",
-         r"datasets need each other: .*corpus -> tokens -> corpus|datasets need each other"),
+         r"datasets need each other: .*corpus -> tokens -> corpus|.*tokens -> corpus -> tokens"),
         ("data/mqar.yaml", "keys: 32", "keys: many",
          r"data/mqar\.yaml: options: keys: found 'many' \(str\); allowed: a valid integer"),
         ("tasks/recall.yaml", "evaluator: recall", "evaluator: recal",
@@ -210,14 +211,10 @@ def test_a_study_may_change_training_and_tasks_by_name(folder: Path) -> None:
         "    tasks: [recall]\n    task_overrides: {recall: {options: {samples: 7}}}\n"
         "    train_overrides: {gdn: {steps: 77}}\n",
     )  # fmt: skip
-    jobs = plan(folder).jobs
-    steps = {
-        variant: jobs[f"results/smoke/recall/{variant}/seed0/train"].request["spec"]["train"]["steps"]
-        for variant in ("gdn", "gdn_lte")
-    }
-    assert steps["gdn"] == 77
-    assert steps["gdn_lte"] != 77
-    assert jobs["results/smoke/recall/gdn/seed0/recall"].request["spec"]["options"]["samples"] == 7
+    specs = {out: job.request["spec"] for out, job in plan(folder).jobs.items()}
+    assert specs["results/smoke/recall/gdn/seed0/train"]["train"]["steps"] == 77
+    assert specs["results/smoke/recall/gdn_lte/seed0/train"]["train"]["steps"] != 77
+    assert specs["results/smoke/recall/gdn/seed0/recall"]["options"]["samples"] == 7
 
 
 def test_yaml_numbers_are_numbers_and_unreadable_files_are_named(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from forgetmenot.files import write_json, write_text
 from forgetmenot.tracking import describe, run, store
-from forgetmenot.tracking import run as open_run
 from forgetmenot.tracking.rebuild import rebuild
 
 EXPERIMENT = "forgetmenot/smoke/lte"
@@ -150,9 +149,13 @@ def test_a_killed_job_continues_its_run_and_other_code_closes_it(project: Path) 
 
 
 def test_a_failing_job_ends_its_run_as_failed_and_keeps_its_error(project: Path) -> None:
-    with pytest.raises(RuntimeError, match="boom"), open_run(request("smoke/failing")) as handle:
-        handle.log({"loss": float("nan")}, 1)
-        raise RuntimeError("boom")
+    def fail() -> None:
+        with run(request("smoke/failing")) as handle:
+            handle.log({"loss": float("nan")}, 1)
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail()
     status, _, metrics, tags, _ = shown()["smoke/failing"]
     assert (status, tags["error"]) == ("FAILED", "RuntimeError: boom")
     assert metrics == {}

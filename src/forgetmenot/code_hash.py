@@ -13,6 +13,7 @@ from pathlib import Path
 PACKAGES = ("forgetmenot", "forgetmenot_kernels")
 # The tracking store is a view of the results, never a source: changing it makes no result stale.
 EXCLUDED = ("forgetmenot.tracking",)
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 SOURCE_ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (SOURCE_ROOT, SOURCE_ROOT.parent / "kernels")
 
@@ -79,7 +80,8 @@ class CodeHasher:
             self._paths[name] = None
             if name.split(".")[0] in PACKAGES:
                 bases = [folder.joinpath(*name.split(".")) for folder in self.folders]
-                files = [f for base in bases for f in (base / "__init__.py", base.with_suffix(".py"))]
+                files = [base / "__init__.py" for base in bases]
+                files += [base.with_suffix(".py") for base in bases]
                 self._paths[name] = next((file for file in files if file.is_file()), None)
         return self._paths[name]
 
@@ -94,9 +96,8 @@ def _imports_without_docstrings(tree: ast.Module, package: str) -> set[str]:
             base = _absolute(node, package)
             # `from a import b` may name a module or something inside one.
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:]
+        elif isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
     return names
 
 

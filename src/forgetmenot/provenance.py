@@ -25,7 +25,7 @@ LIBRARIES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Return commit, dirty flag, versions, platform and device of this process, without host name."""
+    """Return commit, dirty flag, versions, platform (no host name) and device of this process."""
     return {
         "git": git_state(),
         "versions": versions(),

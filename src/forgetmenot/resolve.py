@@ -61,17 +61,25 @@ class Plan:
     def stamps(self, out: str) -> list[str]:
         """Return the stamps that the job making `out` waits for. Raises UserError if none does."""
         if out not in self.jobs:
-            raise UserError(f"{out}: not part of scale {self.main.scale}, papers {self.main.papers}")
+            raise UserError(
+                f"{out}: not part of scale {self.main.scale}, papers {self.main.papers}"
+            )
         return [f"{folder}/stamp.json" for folder in self.jobs[out].upstream]
 
     @property
     def gpus(self) -> int:
-        """GPUs of a training or evaluation job. Found without torch, which takes seconds to load."""
+        """GPUs of a training or evaluation job; found out without torch, which loads slowly."""
         has_gpu = shutil.which("nvidia-smi") is not None
         return int(self.main.device == "cuda" or (self.main.device == "auto" and has_gpu))
 
     def _add(
-        self, stage: str, out: str, name: str, roots: Iterable[str], spec: dict[str, Any], **extra: Any
+        self,
+        stage: str,
+        out: str,
+        name: str,
+        roots: Iterable[str],
+        spec: dict[str, Any],
+        **extra: Any,
     ) -> str:
         code_roots = sorted({f"forgetmenot.cli.{stage}", *roots})
         inputs = extra.pop("inputs", {})
@@ -98,7 +106,10 @@ class Plan:
     def _add_store(self) -> None:
         # Every scale's experiments, so that choosing another scale leaves this job done.
         scales = self.library.names("scales")
-        experiments = ["data", *(f"{scale}/{paper}" for scale in scales for paper in get_args(Paper))]
+        experiments = [
+            "data",
+            *(f"{scale}/{paper}" for scale in scales for paper in get_args(Paper)),
+        ]
         spec = {
             "uri": self.main.tracking.uri,
             "experiments": [f"forgetmenot/{name}" for name in experiments],
@@ -141,7 +152,9 @@ class Plan:
             model = self.library.model(variant, f"{where}.variants.{n}")
             file = str(self.library.path("models", variant))
             if model.init_from is not None:
-                one_of(model.init_from, study.variants[:n], f"{file}: init_from (earlier in {where})")
+                one_of(
+                    model.init_from, study.variants[:n], f"{file}: init_from (earlier in {where})"
+                )
             spec = model_spec(model, size, file, str(self.library.path("sizes", study.size)))
             overrides = study.train_overrides.get(variant, {})
             train = module_options(TRAIN_OPTIONS, study.train | overrides, f"{where}.train")
@@ -212,9 +225,7 @@ class Plan:
     def _stream(self, part: Stream, where: str) -> dict[str, Any]:
         self._add_dataset(part.dataset, f"{where}.dataset")
         builder = self.jobs[f"data/built/{part.dataset}"].request["spec"]["builder"]
-        options = plugin_options(
-            "data", builder, part.options, f"{where}.options", "StreamOptions"
-        )
+        options = plugin_options("data", builder, part.options, f"{where}.options", "StreamOptions")
         return {
             "dataset": part.dataset,
             "builder": builder,

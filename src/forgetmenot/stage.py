@@ -29,10 +29,11 @@ INSTALL = "python -m pip install -e ."
 class Job:
     """What a stage's `main` gets.
 
-    `out` is a fresh folder that replaces the final one when `main` returns. `work` outlives failures
-    and is the same for the same request and inputs: the place for checkpoints. `run` is the tracking
-    run, whose methods never raise. `main` may set `volatile` to the outputs that differ between
-    equal runs, such as a curve with wall times: they do not make a rebuilt result a new one.
+    `out` is a fresh folder that replaces the final one when `main` returns. `work` outlives
+    failures and is the same for the same request and inputs: the place for checkpoints. `run` is
+    the tracking run, whose methods never raise. `main` may set `volatile` to the outputs that
+    differ between equal runs, such as a curve with wall times: they do not make a rebuilt result a
+    new one.
     """
 
     name: str
@@ -67,7 +68,7 @@ def stage(main: Callable[[Job], None], arguments: list[str] | None = None) -> No
     except Exception as error:
         if not _is_no_space(error):
             raise
-        _exit(f"no space left: {error}. Earlier results are untouched; free space, run again", NO_SPACE)
+        _exit(f"no space left: {error}. Earlier results are untouched", NO_SPACE)
 
 
 def run_stage(main: Callable[[Job], None], request_path: Path) -> None:

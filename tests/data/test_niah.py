@@ -310,3 +310,22 @@ def test_bad_options_name_the_key(options, message):
 def test_bad_stream_options_name_the_key(key):
     with pytest.raises(ValueError, match=f"{key}: found an empty list"):
         niah.StreamOptions(**{"tasks": TASKS, "lengths": [512], key: []})
+
+
+def test_brief_rows_leave_out_instructions_and_question(built, inputs):
+    tokenizer = load_tokenizer(inputs["bpe"])
+    stream = niah.Stream(built, niah.StreamOptions([800], ["niah_1"], brief=[300]))
+    lengths = set()
+    for step in range(12):
+        batch = stream.batch(training_rng(0, step), 800)
+        lengths.add(batch["input_ids"].shape[1])
+        if batch["input_ids"].shape[1] == 300:
+            for input_ids_T, labels_T in zip(batch["input_ids"], batch["labels"], strict=True):
+                scored = np.flatnonzero(labels_T != -100)
+                text = tokenizer.decode(input_ids_T[: scored[0] + 1].tolist())
+                value = tokenizer.decode(labels_T[scored].tolist()).strip()
+                assert niah_text.HEADER.split("{kind}")[0] not in text
+                assert "What is" not in text
+                assert text.count(f": {value}.") == 1
+                assert text.endswith("mentioned in the provided text is")
+    assert lengths == {300, 800}

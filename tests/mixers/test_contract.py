@@ -9,10 +9,33 @@ from forgetmenot.mixers.base import Mixer, Place
 from forgetmenot.plugins import load, names
 from torch.utils._pytree import tree_leaves
 
-from mixers.conftest import HIDDEN, OPTIONS
-
+# Small instances of every mixer: a new mixer needs an entry here.
+HIDDEN = 24
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "attention": [
+        {"heads": 4, "kv_heads": 2, "head_dim": 8},
+        {"heads": 4, "kv_heads": 4, "head_dim": 8, "window": 7},
+        {"heads": 2, "kv_heads": 1, "head_dim": 8, "window": 1, "rope_theta": None},
+    ],
+    "gdn": [{"heads": 2, "key_dim": 8, "value_dim": 12}],
+    "lte": [
+        {"heads": 4, "kv_heads": 2, "head_dim": 8, "window": 9, "sink": 2, "budget": 7},
+        {"heads": 2, "kv_heads": 2, "head_dim": 8, "window": 6, "sink": 0, "budget": None},
+    ],
+    "rwkv4_channel": [{"width": 40}],
+    "rwkv4_time": [{}],
+    "swiglu": [{"width": 40}],
+}
 Case = tuple[str, dict[str, Any]]
+CASES = [(name, options) for name, many in OPTIONS.items() for options in many]
 LENGTHS = [1, 2, 5, 16, 33]  # the longest is beyond every window + budget above
+
+
+@pytest.fixture(params=CASES, ids=[f"{name}-{n}" for n, (name, _) in enumerate(CASES)])
+def mixer_case(request: pytest.FixtureRequest) -> Case:
+    """Name and options of one instance."""
+    case: Case = request.param
+    return case
 
 
 def make(case: Case) -> Mixer:

@@ -9,6 +9,7 @@ import pytest
 from forgetmenot.errors import UserError
 from forgetmenot.report import published
 from forgetmenot.report.build import build
+from forgetmenot.report.figures import variant_styles
 
 ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -115,3 +116,12 @@ def test_published_files_are_complete_and_a_bad_one_is_named(tmp_path: Path) -> 
     (tmp_path / "bad.yaml").write_text("title: x\n")
     with pytest.raises(UserError, match=r"bad\.yaml: keys missing: arxiv"):
         published.read_all(tmp_path)
+
+
+def test_a_variant_looks_the_same_in_every_study() -> None:
+    studies = {
+        "one": {"paper": "lte", "variants": [{"name": "gdn"}, {"name": "swa"}, {"name": "lte"}]},
+        "two": {"paper": "lte", "variants": [{"name": "gdn"}, {"name": "lte"}, {"name": "nsa"}]},
+        "three": {"paper": "prosg", "variants": [{"name": "rwkv4"}]},
+    }
+    assert variant_styles(studies) == {"gdn": 0, "swa": 1, "lte": 2, "nsa": 3, "rwkv4": 0}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from forgetmenot.report.stats import (
+    Estimate,
     Scores,
     holm,
     mean_of_samples,
@@ -11,6 +12,12 @@ from forgetmenot.report.stats import (
     paired,
     unpaired,
 )
+
+
+def width(estimate: Estimate) -> float:
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return estimate.high - estimate.low
 
 
 def scores(values: list[float]) -> Scores:
@@ -38,13 +45,10 @@ def test_one_seed_gives_the_textbook_interval() -> None:
 def test_seeds_that_differ_widen_the_interval() -> None:
     same = mean_of_samples([normal(0, 200), normal(0, 200)])
     apart = mean_of_samples([normal(0, 200), normal(0, 200, mean=2.0)])
-    assert same.low is not None and same.high is not None
-    assert apart.low is not None and apart.high is not None
-    assert apart.high - apart.low > 3 * (same.high - same.low)
+    assert width(apart) > 3 * width(same)
     # The seeds saw the same samples, so a second equal seed is no new information.
     once = mean_of_samples([normal(0, 200)])
-    assert once.low is not None and once.high is not None
-    assert same.high - same.low == pytest.approx(once.high - once.low, rel=0.1)
+    assert width(same) == pytest.approx(width(once), rel=0.1)
 
 
 def test_scores_of_one_cluster_stay_together() -> None:
@@ -59,8 +63,7 @@ def test_scores_of_one_cluster_stay_together() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_scores_all_alike_do_not_claim_certainty(value: float) -> None:
     estimate = mean_of_samples([scores([value] * 50)])
-    assert estimate.low is not None and estimate.high is not None
-    assert estimate.high - estimate.low == pytest.approx(3.8415 / 53.8415, rel=1e-3)
+    assert width(estimate) == pytest.approx(3.8415 / 53.8415, rel=1e-3)
     assert value in (estimate.low, estimate.high)
 
 

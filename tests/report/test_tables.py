@@ -40,11 +40,8 @@ def test_numbers_equal_the_inputs_in_every_form(write_results: Any) -> None:
         shown = f"{100 * float(line['value']):.2f}"
         interval = f"[{100 * float(line['low']):.2f}, {100 * float(line['high']):.2f}]"
         for text in (render.markdown(grid), render.latex(grid)):
-            row = next(
-                r
-                for r in text.splitlines()
-                if r.startswith(("| " + line["label"], line["label"] + " &"))
-            )
+            starts = (f"| {line['label']} |", f"{line['label']} &")
+            (row,) = (r for r in text.splitlines() if r.startswith(starts))
             assert shown in row
             assert interval in row
 
@@ -70,7 +67,7 @@ def test_a_missing_result_is_an_empty_cell_and_a_note(write_results: Any) -> Non
     assert "results.json does not exist" in found.missing[0]
     grid = grid_of(spec)
     text = render.markdown(grid)
-    assert "| laLTE | – | – |" in text
+    assert "| laLTE | - | - |" in text
     assert text.count("laLTE: no result of recall/gdn_lte/recall.") == 1
     assert "GDN: 1 of 2 seeds for recall/accuracy, pairs 4." in text
 

@@ -189,3 +189,15 @@ def test_a_model_without_budgets_is_left_alone() -> None:
     controller.end_step(32)
     assert controller.report() == {}
     assert controller.state_tensors() == {}
+
+
+def test_the_router_starts_at_its_part_of_the_run_and_pressure_not_before() -> None:
+    controller = _controller(4, steps=100, router_start=0.5, sparsity_update_every=1)
+    (layer,) = controller.layers
+    for step in range(1, 101):
+        controller.begin_step(step)
+        assert layer.router_on == (step > 50)
+        controller.penalty([_scores(64, [64])])
+        controller.end_step(step)
+        assert controller.lambda_S is not None
+        assert (float(controller.lambda_S) > 0) == (step > 50)

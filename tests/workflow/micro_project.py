@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,8 @@ class Project:
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake as a user would, at the micro scale; stdout and stderr come together."""
-        command = [sys.executable, "-m", "snakemake", "--config", "scale=micro", *arguments]
         return subprocess.run(
-            command,
+            self.command(*arguments),
             cwd=self.folder,
             env=self.environment(),
             stdout=subprocess.PIPE,
@@ -33,21 +33,30 @@ class Project:
             check=False,
         )
 
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line of a run at the micro scale."""
+        return [sys.executable, "-m", "snakemake", *arguments, "--config", "scale=micro"]
+
     def environment(self) -> dict[str, str]:
         """The environment with the copy's packages in front of any installed ones."""
         paths = f"{self.folder / 'src'}{os.pathsep}{self.folder / 'kernels'}"
         return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
     def planned(self, *arguments: str) -> set[str]:
-        """Return the stamps that a dry run would make, less "/stamp.json"."""
-        done = self.snakemake("-n", "--quiet", "host", *arguments)
+        """Return the messages of the jobs that a dry run lists, such as "data micro-mqar"."""
+        done = self.snakemake("--dry-run", *arguments)
         assert done.returncode == 0, done.stdout
-        outputs = [line.split()[-1] for line in done.stdout.splitlines() if "output: " in line]
-        return {output.removesuffix("/stamp.json") for output in outputs}
+        return set(re.findall(r"^Job \d+: (.+)$", done.stdout, flags=re.MULTILINE))
 
     def path(self, relative: str) -> Path:
         """Return a file of the copy."""
         return self.folder / relative
+
+    def edit(self, relative: str, old: str, new: str) -> None:
+        """Replace a text that stands in a file exactly once."""
+        text = self.path(relative).read_text()
+        assert text.count(old) == 1, (relative, old)
+        self.path(relative).write_text(text.replace(old, new))
 
     def clone(self, folder: Path) -> "Project":
         """Return a copy with its results and file times, to spoil at will."""

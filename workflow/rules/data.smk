@@ -21,8 +21,8 @@ rule data:
         "data/built/{dataset}/stamp.json",
     log:
         "work/logs/data/{dataset}.log",
+    threads: PLAN.main.threads
     message:
         "data {wildcards.dataset}"
-    threads: PLAN.main.threads
     shell:
         "{PYTHON:q} -m forgetmenot.cli.data --request {input.request:q} > {log:q} 2>&1"

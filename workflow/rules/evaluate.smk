@@ -7,10 +7,10 @@ rule evaluate:
         "results/{run}/{task}/stamp.json",
     log:
         "work/logs/results/{run}/{task}.log",
-    message:
-        "evaluate {wildcards.run} on {wildcards.task}"
     threads: PLAN.main.threads
     resources:
         gpu=PLAN.gpus,
+    message:
+        "evaluate {wildcards.run} on {wildcards.task}"
     shell:
         "{PYTHON:q} -m forgetmenot.cli.evaluate --request {input.request:q} > {log:q} 2>&1"

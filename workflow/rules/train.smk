@@ -7,10 +7,10 @@ rule train:
         "results/{run}/train/stamp.json",
     log:
         "work/logs/results/{run}/train.log",
-    message:
-        "train {wildcards.run}"
     threads: PLAN.main.threads
     resources:
         gpu=PLAN.gpus,
+    message:
+        "train {wildcards.run}"
     shell:
         "{PYTHON:q} -m forgetmenot.cli.train --request {input.request:q} > {log:q} 2>&1"

@@ -21,7 +21,7 @@ def main(job: Job) -> None:
     experiments = list(job.spec["experiments"])
     try:
         store.initialise(job.spec["uri"], experiments)
-    except Exception as error:  # noqa: BLE001  (whatever the store raises)
+    except Exception as error:
         reason = " ".join(str(error).split())[:300]
         print(f"warning: the tracking store is not available ({reason})", file=sys.stderr)
     write_json(job.out / "experiments.json", experiments)
@@ -45,7 +45,7 @@ def command(arguments: list[str]) -> int:
 
     try:
         added, present, unreadable = rebuild(options.scale, options.uri)
-    except Exception as error:  # noqa: BLE001  (whatever the store raises)
+    except Exception as error:
         reason = " ".join(str(error).split())[:300]
         print(f"error: the tracking store cannot be rebuilt: {reason}", file=sys.stderr)
         return 2

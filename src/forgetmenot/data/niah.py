@@ -8,7 +8,7 @@ The prose is the corpus's held-out documents for tests and its training document
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,11 +49,16 @@ class Options:
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """Training documents: each batch draws one length, each of its rows one task, uniformly."""
+    """Training documents: each batch draws one length, each of its rows one task, uniformly.
+
+    Brief rows hold the context and the answer prefix alone. They can be much shorter than the
+    benchmark's prompt, and a small model learns to copy from them first.
+    """
 
     lengths: list[int]  # tokens of a row
     tasks: list[Literal["niah_1", "niah_2", "niah_3"]]  # which of the tasks
     answer_only: bool = True  # score the answer (and the EOS after it) alone; false: every token
+    brief: list[int] = field(default_factory=list)  # as `lengths`, of rows without instructions
 
     def __post_init__(self) -> None:
         for key in ("tasks", "lengths"):
@@ -142,9 +147,16 @@ class Stream:
         self.options = options
         self.meta = read_tokenizer_meta(path)
         text = (path / TRAIN_TEXT).read_text(encoding="utf-8")
-        self.writers = _writers(path, text, options.tasks, max(options.lengths))
-        for task, writer in self.writers.items():
-            for length in options.lengths:
+        longest = max([*options.lengths, *options.brief])
+        self.writers = _writers(path, text, options.tasks, longest)
+        brief = {
+            task: Writer(writer.tokenizer, writer.haystack, brief=True)
+            for task, writer in self.writers.items()
+        }
+        self.forms = [(length, self.writers) for length in options.lengths]
+        self.forms += [(length, brief) for length in options.brief]
+        for length, writers in self.forms:
+            for task, writer in writers.items():
                 writer.require_room(task, "train", length)
                 rng = sample_rng(0, "pieces", task, length)
                 needle = writer.draw(rng, task, "train", length)
@@ -152,21 +164,23 @@ class Stream:
 
     def batch(self, rng: np.random.Generator, tokens: int) -> dict[str, np.ndarray]:
         """About `tokens` tokens of one length T: input_ids and labels, int64 [B, T]."""
-        length = int(rng.choice(self.options.lengths))
+        length, writers = self.forms[rng.integers(len(self.forms))]
         rows = max(1, tokens // length)
         document_BT = np.full((rows, length + 1), self.meta["pad_id"], dtype=np.int64)
         labels_BT = np.full((rows, length), IGNORED, dtype=np.int64)
         for row in range(rows):
-            ids, answer_start = self._document(rng, length)
+            ids, answer_start = self._document(rng, length, writers)
             document_BT[row, : len(ids)] = ids
             first = answer_start - 1 if self.options.answer_only else 0
             labels_BT[row, first : len(ids) - 1] = ids[first + 1 :]
         return {"input_ids": document_BT[:, :-1], "labels": labels_BT}
 
-    def _document(self, rng: np.random.Generator, length: int) -> tuple[np.ndarray, int]:
+    def _document(
+        self, rng: np.random.Generator, length: int, writers: dict[str, Writer]
+    ) -> tuple[np.ndarray, int]:
         """Token ids, at most length + 1, and the position of the answer's first token."""
         task = self.options.tasks[rng.integers(len(self.options.tasks))]
-        writer = self.writers[task]
+        writer = writers[task]
         needle = writer.draw(rng, task, "train", length)
         prompt = writer.prompt_ids(needle, writer.place(rng, needle, length))
         answer = writer.encode(needle.answer)

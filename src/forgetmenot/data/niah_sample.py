@@ -49,9 +49,12 @@ class Placement(NamedTuple):
 class Writer:
     """Puts needles into one haystack for one tokenizer."""
 
-    def __init__(self, tokenizer: "Tokenizer", haystack: Haystack) -> None:
+    def __init__(self, tokenizer: "Tokenizer", haystack: Haystack, *, brief: bool = False) -> None:
+        """`brief` leaves out the instructions and the question: context and answer prefix alone."""
         self.tokenizer = tokenizer
         self.haystack = haystack
+        self.header = "" if brief else niah_text.HEADER
+        self.question = ("\n" if brief else niah_text.QUESTION) + niah_text.ANSWER_PREFIX
         self._start_tokens = haystack.offsets[haystack.starts]
         # Headers and questions recur, and a needle's pieces are asked for several times.
         self.encode = functools.lru_cache(maxsize=2**14)(functools.partial(encode, tokenizer))
@@ -61,9 +64,9 @@ class Writer:
         sentence = needle.words(niah_text.NEEDLE)
         return (
             1
-            + len(self.encode(needle.words(niah_text.HEADER)))
+            + len(self.encode(needle.words(self.header)))
             + max(len(self.encode(joiner + sentence)) for joiner in {"\n", self.haystack.joiner})
-            + len(self.encode(needle.words(niah_text.QUESTION + niah_text.ANSWER_PREFIX)))
+            + len(self.encode(needle.words(self.question)))
             + len(self.encode(needle.answer))
         )
 
@@ -132,10 +135,10 @@ class Writer:
             *units[place.insert : place.end],
         ]
         return (
-            needle.words(niah_text.HEADER)
+            needle.words(self.header)
             + "\n"
             + self.haystack.joiner.join(context)
-            + needle.words(niah_text.QUESTION + niah_text.ANSWER_PREFIX)
+            + needle.words(self.question)
         )
 
     def prompt_ids(self, needle: Needle, place: Placement) -> np.ndarray:
@@ -151,12 +154,12 @@ class Writer:
             opening, middle = [], self.encode("\n" + sentence)
         return np.concatenate(
             [
-                self.encode(needle.words(niah_text.HEADER)),
+                self.encode(needle.words(self.header)),
                 opening,
                 before,
                 middle,
                 ids[offsets[place.insert] : offsets[place.end]],
-                self.encode(needle.words(niah_text.QUESTION + niah_text.ANSWER_PREFIX)),
+                self.encode(needle.words(self.question)),
             ]
         ).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""Tests each claim on the results: supported, contradicted or undecided, with effect and interval."""
+"""Tests each claim on the results: supported, contradicted or undecided, with its effect."""
 
 import math
 import statistics
@@ -14,12 +14,13 @@ from forgetmenot.report.stats import Comparison, holm, paired, unpaired
 
 ALPHA = 0.05
 METHOD = (
-    "Effect: the difference that the claim favours, with a 95 % interval from a bootstrap that draws "
-    "seeds and sample ids, the same for both sides. Verdict: two-sided bootstrap p-value against the "
-    "margin, Holm-adjusted within a paper, at 5 %; intervals are not adjusted. Where a metric is no "
-    "mean over samples, a normal test on standard errors takes the bootstrap's place. A claim of "
-    "equality is supported if the whole interval lies within the margin. With one seed a verdict "
-    "is about these trained models, not about what training again would give."
+    "Effect: the difference that the claim favours, with a 95 % interval from a bootstrap that "
+    "draws seeds and sample ids, the same for both sides. Verdict: two-sided bootstrap p-value "
+    "against the margin, Holm-adjusted within a paper, at 5 %; intervals are not adjusted. Where a "
+    "metric is no mean over samples, a normal test on standard errors takes the bootstrap's "
+    "place. A claim of equality is supported if the whole interval lies within the margin. With "
+    "one seed a verdict is about these trained models, not about what training again would give; "
+    "with few seeds intervals are too narrow."
 )
 
 
@@ -88,7 +89,7 @@ def _measure(claim: Claim, results: Results) -> Verdict:
 def _ready(
     group: Sequence[Result], metric: str, at: Mapping[str, Any]
 ) -> tuple[list[float], list[float], int] | None:
-    """Value and standard error of each seed, a mean over the entries at `at`, and the samples' count.
+    """Value and standard error of each seed, means over the entries at `at`, and how many samples.
 
     None if a seed has no such entry. Entries of different axis values have samples of their own.
     """
@@ -155,7 +156,7 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
     lines = [
         "## Claims",
         "",
-        "| claim | verdict | effect [95 %] | p (Holm) | samples × seeds |",
+        "| claim | verdict | effect [95 %] | p (Holm) | samples x seeds |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
     for v in verdicts:
@@ -174,9 +175,9 @@ def numbers(verdict: Verdict) -> tuple[str, str, str]:
     """Effect with interval, adjusted p-value, and sample and seed counts, as text."""
     c = verdict.comparison
     if c is None:
-        return "–", "–", "–"
-    p = "–" if verdict.p_adjusted is None else f"{verdict.p_adjusted:.2g}"
-    return f"{c.effect:+.3f} [{c.low:+.3f}, {c.high:+.3f}]", p, f"{c.samples} × {c.seeds}"
+        return "-", "-", "-"
+    p = "-" if verdict.p_adjusted is None else f"{verdict.p_adjusted:.2g}"
+    return f"{c.effect:+.3f} [{c.low:+.3f}, {c.high:+.3f}]", p, f"{c.samples} x {c.seeds}"
 
 
 def as_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What must stand under every table: scale, seeds, tokens, deviations, and whose numbers these are."""
+"""What must stand under every table: scale, seeds, tokens, deviations, whose numbers these are."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +29,8 @@ def notes(paper: str, studies: list[str], spec: Mapping[str, Any], results: Resu
     for name in studies:
         deviations += spec["studies"][name].get("deviations") or []
     lines += [f"Deviation: {deviation}" for deviation in deviations]
-    return lines + PAPER_NOTES.get(paper, [])
+    lines += PAPER_NOTES.get(paper, [])
+    return [line if line.endswith(".") else f"{line}." for line in lines]
 
 
 def tokens(name: str, study: Mapping[str, Any], results: Results) -> str:

@@ -22,7 +22,7 @@ def html(
     verdicts: Sequence[Verdict],
     out: Path,
 ) -> str:
-    """Render the page for a report that will lie in `out`; links to manifests are relative to it."""
+    """Render the page of a report that will lie in `out`: links to manifests start from there."""
     import jinja2
 
     environment = jinja2.Environment(

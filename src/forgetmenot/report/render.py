@@ -7,26 +7,24 @@ from pathlib import Path
 from forgetmenot import files
 from forgetmenot.report.tables import Cell, Grid, Head, Row
 
-EMPTY = "–"
+EMPTY = "-"
 _TEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    "–": "--",
-    "×": r"$\times$",
 } | {character: f"\\{character}" for character in "&%$#_{}"}
 
 
 def number(cell: Cell, head: Head) -> tuple[str, str]:
-    """The formatted value and its interval in brackets; empty strings where there is none."""
+    """The formatted value and its interval in brackets, empty where there is none to be seen."""
     if cell.estimate is None:
         return EMPTY, ""
     factor, form = head.column.factor, head.column.format
     value = format(cell.estimate.value * factor, form)
     if cell.estimate.low is None or cell.estimate.high is None:
         return value, ""
-    ends = (format(end * factor, form) for end in (cell.estimate.low, cell.estimate.high))
-    return value, f"[{', '.join(ends)}]"
+    low, high = (format(end * factor, form) for end in (cell.estimate.low, cell.estimate.high))
+    return value, "" if low == value == high else f"[{low}, {high}]"
 
 
 def markdown(grid: Grid) -> str:

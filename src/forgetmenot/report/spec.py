@@ -84,6 +84,6 @@ class Claim:
             raise ValueError(f"margin: found {self.margin}; allowed with kind equal: above 0")
         if self.better == self.worse and not (self.worse_metric or self.worse_at):
             raise ValueError(
-                f"worse: found {self.worse!r}, the same as better; allowed: another variant, or the "
-                "same with worse_metric or worse_at"
+                f"worse: found {self.worse!r}, the same as better; allowed: another variant, or "
+                "the same with worse_metric or worse_at"
             )

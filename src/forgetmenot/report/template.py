@@ -8,7 +8,7 @@ STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: #fff; color: #1c1c1c;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif; }
+  font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.25; }
 h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid #d5d5d5; }
 h3 { font-size: 1.05rem; margin: 2rem 0 .3rem; }
@@ -29,7 +29,7 @@ td.text { text-align: left; white-space: normal; min-width: 16rem; }
 .notes { font-size: .85rem; color: #444; padding-left: 1.2rem; }
 .lead { background: #f4f5f7; border-radius: 6px; padding: .6rem 1rem; }
 figure { margin: 1.5rem 0; }
-figure img { max-width: 100%; height: auto; display: block; }
+figure img { max-width: min(100%, 42rem); height: auto; display: block; }
 figcaption { font-size: .85rem; color: #444; }
 .verdict { font-weight: 600; white-space: nowrap; padding: .1rem .5rem; border-radius: 4px; }
 .supported { background: #d9f0e5; } .contradicted { background: #fbdfd0; }
@@ -81,7 +81,7 @@ not comparable with ours)</summary>
 <h2 id="claims">Claims</h2>
 {% if verdicts %}
 <div class="frame"><table>
-<tr><th>claim</th><th>verdict</th><th>effect</th><th>p (Holm)</th><th>samples × seeds</th></tr>
+<tr><th>claim</th><th>verdict</th><th>effect</th><th>p (Holm)</th><th>samples x seeds</th></tr>
 {% for v in verdicts %}
 <tr><td class="text">{{ v.claim.text }}</td>
 <td><span class="verdict {{ v.verdict | replace(' ', '-') }}">{{ v.verdict }}</span></td>
@@ -162,9 +162,11 @@ Software and machines: {{ environment | join("; ") }}.</p>
 <tr><th>run</th><th>seed</th><th>seconds</th><th>finished</th><th>device</th><th>commit</th>
 <th>code</th><th>manifest</th></tr>
 {% for run in runs %}
-<tr{% if run.anchor %} id="{{ run.anchor }}"{% endif %}><td>{{ run.name }}</td><td>{{ run.seed }}</td>
+<tr{% if run.anchor %} id="{{ run.anchor }}"{% endif %}><td>{{ run.name }}</td>
+<td>{{ run.seed }}</td>
 <td>{{ run.seconds }}</td><td>{{ run.finished }}</td><td>{{ run.device }}</td>
-<td>{{ run.commit }}</td><td>{{ run.code }}</td><td><a href="{{ run.manifest }}">manifest</a></td></tr>
+<td>{{ run.commit }}</td><td>{{ run.code }}</td>
+<td><a href="{{ run.manifest }}">manifest</a></td></tr>
 {% endfor %}
 </table></div>
 </body>

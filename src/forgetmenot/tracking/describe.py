@@ -45,7 +45,7 @@ def tags(request: Mapping[str, Any]) -> dict[str, str]:
 
 
 def result_tags(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The tags that a finished job adds: its result, the hash of its inputs, commit and versions."""
+    """The tags that a finished job adds: its result, its inputs' hash, commit and versions."""
     inputs = {name: entry["id"] for name, entry in manifest.get("inputs", {}).items()}
     git = manifest.get("git") or {}
     found = {

@@ -79,7 +79,7 @@ class Run:
                 writer.write(self._drain())
                 self._ended.wait(FLUSH_SECONDS)
             writer.write(self._drain())
-        except Exception as error:  # noqa: BLE001  (tracking never stops a job)
+        except Exception as error:
             reason = " ".join(str(error).split())[:300]
             self._warn(f"{type(error).__name__}: {reason}")
 

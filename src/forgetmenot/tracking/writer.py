@@ -68,7 +68,7 @@ def open_live(request: Mapping[str, Any]) -> "Writer":
 def create(
     client: "MlflowClient", experiment: str, request: Mapping[str, Any], start: float
 ) -> "Writer":
-    """A new run that started at `start` (seconds since 1970), with the job's parameters and tags."""
+    """A new run that started at `start` (seconds since 1970), with the job's params and tags."""
     from mlflow.entities import Param
 
     tags = describe.tags(request)

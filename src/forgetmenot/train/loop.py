@@ -133,6 +133,7 @@ class Trainer:
         """One optimizer step on `batches`: the gradient norm, and the next step's batches."""
         step = self.step + 1
         self._seed(step)
+        self.controller.begin_step(step)
         losses = [
             self._backward(batch, last=micro == len(batches) - 1)
             for micro, batch in enumerate(batches)

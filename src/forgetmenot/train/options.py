@@ -27,6 +27,7 @@ class Options:
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16 = autocast over fp32 weights (ours)
     log_every: int = 10  # steps between lines of curve.jsonl (ours)
     checkpoint_every: int = 100  # steps between checkpoints (ours; reference: 320)
+    router_start: float = 0.0  # part of the steps in which LTE keeps everything (reference: 0)
     sparsity_start: float = 0.0  # part of the steps done before pressure starts (reference: 0)
     sparsity_alpha: float = 1.5  # factor on lambda when too many tokens are kept (reference)
     sparsity_alpha_neg: float = 2.0  # divisor of lambda when few enough are kept (reference)
@@ -54,7 +55,7 @@ class Options:
         for key in ("learning_rate", "eps", "clip"):
             if getattr(self, key) <= 0:
                 raise ValueError(f"{key}: found {getattr(self, key)}, allowed: above 0")
-        for key in ("min_lr_ratio", "sparsity_start", "sparsity_tolerate", "sparsity_release"):
+        for key in ("min_lr_ratio", "router_start", "sparsity_start", "sparsity_tolerate", "sparsity_release"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key}: found {getattr(self, key)}, allowed: 0 to 1")
         for key in ("sparsity_alpha", "sparsity_alpha_neg"):

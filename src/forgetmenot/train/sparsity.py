@@ -40,6 +40,7 @@ class SparsityController:
             if hasattr(module, "budget") and hasattr(module, "receptive_margin")
         ]
         self.options = options
+        self.layers = layers
         self.margins: list[int] = [layer.receptive_margin for layer in layers]
         targets = [options.target_kept or layer.budget for layer in layers]
         self.targets: list[float] = [math.inf if b is None else b for b in targets]  # None = no cap
@@ -47,6 +48,15 @@ class SparsityController:
         self.lambda_S: Tensor | None = None
         self.kept_S: dict[int, Tensor] = {}  # moving average by ceil(log2(length))
         self._pending: dict[int, list[Tensor]] = {}
+
+    def begin_step(self, step: int) -> None:
+        """Switch the routers of the layers on or off for step `step` (from 1).
+
+        Off until `router_start` is done: everything is kept while recall is still being learned,
+        as with the reference's `l1_warmup_steps`.
+        """
+        for layer in self.layers:
+            layer.router_on = step > self.options.router_start * self.options.steps
 
     def penalty(self, aux: Aux) -> Tensor | None:
         """Count the kept tokens of one micro-batch and return its L1 term, a scalar.
@@ -100,7 +110,8 @@ class SparsityController:
             self.kept_S[bucket] = torch.lerp(old_S, new_S, rate)
         self._pending.clear()
         due = step % options.sparsity_update_every == 0
-        if due and step > options.sparsity_start * options.steps and self.lambda_S is not None:
+        start = max(options.sparsity_start, options.router_start) * options.steps
+        if due and step > start and self.lambda_S is not None:
             self._update(reduce(self._kept_S()))
 
     def _kept_S(self) -> Tensor:

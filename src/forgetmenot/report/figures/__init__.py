@@ -1,4 +1,4 @@
-"""Figures of a report; each module draws one kind and returns None where there is nothing to draw."""
+"""Figures of a report; each module draws one kind, or returns None if there is nothing to draw."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +15,10 @@ def draw_all(
     studies: Mapping[str, Any], grids: Sequence[Grid], results: Results, folder: Path
 ) -> list[Drawn]:
     """Draw every figure that the results allow, write it to `folder` as PNG and SVG, return all."""
-    found = [axis_lines.draw(grid) for grid in grids]
+    styles = variant_styles(studies)
+    found = [axis_lines.draw(grid, styles) for grid in grids]
     for study, config in studies.items():
-        found.append(learning_curves.draw(study, config, results))
+        found.append(learning_curves.draw(study, config, results, styles))
         found += [kept_count.draw(study, variant, results) for variant in config["variants"]]
     drawn = [figure for figure in found if figure is not None]
     drawn += _kept_maps(results)
@@ -25,6 +26,16 @@ def draw_all(
         files.write_bytes(folder / f"{figure.name}.png", figure.png)
         files.write_bytes(folder / f"{figure.name}.svg", figure.svg)
     return drawn
+
+
+def variant_styles(studies: Mapping[str, Any]) -> dict[str, int]:
+    """Number of each variant among those of its paper: its look in every figure."""
+    styles: dict[str, int] = {}
+    for paper in dict.fromkeys(study["paper"] for study in studies.values()):
+        of_paper = [study for study in studies.values() if study["paper"] == paper]
+        names = dict.fromkeys(v["name"] for study in of_paper for v in study["variants"])
+        styles |= {name: number for number, name in enumerate(names)}
+    return styles
 
 
 def _kept_maps(results: Results) -> list[Drawn]:

@@ -1,5 +1,7 @@
 """The numbers of a table over their axis: recall over pairs, retention over distance, and so on."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -8,11 +10,11 @@ from forgetmenot.report.spec import Column
 from forgetmenot.report.tables import Grid
 
 
-def draw(grid: Grid) -> style.Drawn | None:
+def draw(grid: Grid, styles: Mapping[str, int]) -> style.Drawn | None:
     """One panel for each labelled column with two or more numeric axis values, and group of rows.
 
-    The points are the table's own cells, so figure and table cannot disagree. None if no column
-    has such an axis.
+    The points are the table's own cells, so figure and table cannot disagree. `styles` numbers the
+    variants' looks. None if no column has such an axis.
     """
     groups = list(dict.fromkeys(row.group for row in grid.rows))
     wanted = [
@@ -27,7 +29,7 @@ def draw(grid: Grid) -> style.Drawn | None:
     with style.look():
         figure, panels = style.panels(len(wanted), 3.0, share_y=True)
         for axes, (column, group, places) in zip(panels, wanted, strict=True):
-            _panel(axes, grid, column, group, places)
+            _panel(axes, grid, column, group, places, styles)
         style.legend(figure, panels[0])
         caption = (
             f"{grid.table.caption} Bars: 95 % intervals, made as the table's notes say.".strip()
@@ -47,7 +49,14 @@ def _places(grid: Grid, column: Column, group: str) -> list[int]:
     ]
 
 
-def _panel(axes: Axes, grid: Grid, column: Column, group: str, places: list[int]) -> None:
+def _panel(
+    axes: Axes,
+    grid: Grid,
+    column: Column,
+    group: str,
+    places: list[int],
+    styles: Mapping[str, int],
+) -> None:
     axis = [float(grid.heads[i].at[column.axis]) for i in places]
     at = list(range(len(axis)))  # evenly spaced: these axes are powers of two, often with a 0
     lines = [
@@ -70,7 +79,7 @@ def _panel(axes: Axes, grid: Grid, column: Column, group: str, places: list[int]
             capsize=3,
             markersize=5,
             elinewidth=1,
-            **style.line_style(number),
+            **style.line_style(styles[row.variant]),
         )
     axes.set_xticks(at, [f"{x:g}" for x in axis])
     axes.set(xlabel=column.axis_label or column.axis, ylabel=column.label)

@@ -36,8 +36,8 @@ def draw(result: Result) -> style.Drawn | None:
             f"The first {len(tokens)} of {len(kept['tokens'])} tokens of one sample, seed "
             f"{result.seed}. Under each token one mark a head, left to right: filled is kept, so "
             "the token stays visible after it has left the window; shading: share of heads. "
-            f"Window {kept.get('window')}, first {kept.get('sink')} tokens always kept, budget "
-            f"{kept.get('budget')} a head."
+            f"Window {kept.get('window')}, first {kept.get('sink')} tokens always kept, budget a "
+            f"head: {kept.get('budget') or 'none, or not the same in all layers'}."
         )
         name = f"kept_map_{result.study}_{result.variant}_seed{result.seed}"
         return style.finish(figure, name, title, caption)

@@ -11,11 +11,13 @@ from forgetmenot.report.results import TRAIN, Results, read_lines
 POINTS = 200
 
 
-def draw(study: str, config: Mapping[str, Any], results: Results) -> style.Drawn | None:
-    """Learning curves of one study; None if nothing was trained."""
+def draw(
+    study: str, config: Mapping[str, Any], results: Results, styles: Mapping[str, int]
+) -> style.Drawn | None:
+    """Learning curves of one study; None if nothing was trained. `styles` numbers the looks."""
     with style.look():
         figure, (axes,) = style.panels(1, 3.6)
-        for index, variant in enumerate(config["variants"]):
+        for variant in config["variants"]:
             group = results.get(study, variant["name"], TRAIN)
             curves = [read_lines(result.directory / "curve.jsonl") for result in group]
             if not curves:
@@ -23,7 +25,7 @@ def draw(study: str, config: Mapping[str, Any], results: Results) -> style.Drawn
             shortest = min(curve[-1]["tokens"] for curve in curves)
             tokens = np.linspace(0, shortest, POINTS)
             losses = np.array([_smooth(curve, tokens) for curve in curves])
-            kind = style.line_style(index) | {"markevery": POINTS // 8}
+            kind = style.line_style(styles[variant["name"]]) | {"markevery": POINTS // 8}
             axes.plot(tokens / 1e6, losses.mean(0), label=variant.get("label"), **kind)
             if len(curves) > 1:
                 ends = losses.min(0), losses.max(0)
@@ -42,7 +44,7 @@ def draw(study: str, config: Mapping[str, Any], results: Results) -> style.Drawn
 
 
 def _smooth(curve: list[dict[str, Any]], tokens: np.ndarray) -> np.ndarray:
-    """Loss at the given token counts, each the mean of a centred window of a fiftieth of the run."""
+    """Loss at the given token counts, means over a centred window of a fiftieth of the run."""
     seen = np.array([line["tokens"] for line in curve], dtype=float)
     losses = np.array([line["loss"] for line in curve], dtype=float)
     width = max(1, len(losses) // 50)

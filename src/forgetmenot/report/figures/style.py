@@ -65,7 +65,7 @@ def panels(
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour, marker and dash of the variant at `index` of its study: the same in every figure."""
+    """Colour, marker and dash of the thing numbered `index`."""
     return {
         "color": COLOURS[index % len(COLOURS)],
         "marker": MARKERS[index % len(MARKERS)],
