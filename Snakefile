@@ -43,7 +43,8 @@ wildcard_constraints:
 rule all:
     default_target: True
     input:
-        f"{PLAN.target}/stamp.json",
+        report=f"{PLAN.target}/stamp.json",
+        store="mlflow/store/stamp.json",
 
 
 include: "workflow/rules/data.smk"

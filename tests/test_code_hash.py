@@ -69,12 +69,15 @@ def test_from_dot_import_finds_the_sibling_module(tree: Path) -> None:
         ("forgetmenot/mixers/__init__.py", "NAME = 1\n", True),
         ("kernels/forgetmenot_kernels/scan/api.py", "import numpy\n", True),
         ("forgetmenot/mixers/table.json", "{}", True),
+        ("forgetmenot/mixers/.cache/table.json", "{}", False),
+        ("forgetmenot/mixers/__pycache__/gdn.pyc", "", False),
     ],
 )
 def test_only_statements_within_the_closure_change_the_hash(
     tree: Path, file: str, text: str, changes: bool
 ) -> None:
     before = hasher(tree).hash("forgetmenot.mixers.gdn")
+    (tree / file).parent.mkdir(exist_ok=True)
     (tree / file).write_text(text)
     assert (hasher(tree).hash("forgetmenot.mixers.gdn") != before) is changes
 

@@ -13,17 +13,21 @@ from forgetmenot.requests import write_request, write_requests
 from forgetmenot.resolve import Plan, load_plan
 
 CONFIG = Path(__file__).resolve().parents[1] / "workflow" / "config"
+MICRO = Path(__file__).resolve().parent / "workflow" / "micro"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the project's own configuration, to spoil."""
-    return Path(shutil.copytree(CONFIG, tmp_path / "workflow" / "config"))
+    """A copy of the project's configuration with the tests' micro scale, to spoil."""
+    copy = tmp_path / "workflow" / "config"
+    shutil.copytree(CONFIG, copy)
+    shutil.copytree(MICRO, copy, dirs_exist_ok=True)
+    return copy
 
 
 def plan(folder: Path, **change: Any) -> Plan:
     values = read_yaml(folder / "config.yaml")
-    return load_plan({**values, "scale": "smoke", **change}, folder)
+    return load_plan({**values, "scale": "micro", **change}, folder)
 
 
 def edit(folder: Path, name: str, old: str, new: str) -> None:
@@ -54,51 +58,51 @@ def test_every_entry_is_used_by_a_scale() -> None:
     assert used == {kind: set(library.names(kind)) for kind in used}
 
 
-def test_a_hybrid_alternates_its_mixers_and_has_feed_forward_layers_between() -> None:
-    request = plan(CONFIG).jobs["results/smoke/recall/gdn_lte/seed0/train"].request
+def test_a_hybrid_alternates_its_mixers_and_has_feed_forward_layers_between(folder: Path) -> None:
+    request = plan(folder).jobs["results/micro/recall/gdn_lte/seed0/train"].request
     layers = [layer[0] for layer in request["spec"]["model"]["layers"]]
     assert layers == ["gdn", "swiglu", "lte", "swiglu"]
     # Defaults of the options are written out, so that the request says everything.
     assert request["spec"]["model"]["layers"][0][1]["conv"] == 4
 
 
-def test_code_roots_are_what_a_variant_uses() -> None:
-    jobs = plan(CONFIG).jobs
-    roots = jobs["results/smoke/recall/gdn/seed0/train"].request["code_roots"]
+def test_code_roots_are_what_a_variant_uses(folder: Path) -> None:
+    jobs = plan(folder).jobs
+    roots = jobs["results/micro/recall/gdn/seed0/train"].request["code_roots"]
     assert roots == [
         "forgetmenot.cli.train",
         "forgetmenot.data.mqar",
         "forgetmenot.mixers.gdn",
         "forgetmenot.mixers.swiglu",
     ]
-    prosg = jobs["results/smoke/prompts/rwkv4_prosg/seed0/prosg_retention"].request["code_roots"]
-    assert "forgetmenot.prosg.wrapper" in prosg
-    assert "forgetmenot.evaluate.prosg" in prosg
+    run = "results/micro/prompts/rwkv4_prosg/seed0"
+    prosg = jobs[f"{run}/micro-retention"].request["code_roots"]
+    assert {"forgetmenot.prosg.wrapper", "forgetmenot.evaluate.prosg"} <= set(prosg)
 
 
-def test_a_task_that_requires_a_mixer_is_for_those_models_alone() -> None:
-    outs = [out for out in plan(CONFIG).jobs if out.endswith("/kept_map")]
-    assert outs == ["results/smoke/language/gdn_lte/seed0/kept_map"]
+def test_a_task_that_requires_a_mixer_is_for_those_models_alone(folder: Path) -> None:
+    edit(folder, "tasks/micro-recall.yaml", "evaluator:", "requires: lte\nevaluator:")
+    outs = [out for out in plan(folder).jobs if out.endswith("/micro-recall")]
+    assert outs == ["results/micro/recall/gdn_lte/seed0/micro-recall"]
 
 
-def test_init_from_waits_for_the_other_run_of_the_same_seed() -> None:
-    job = plan(CONFIG, seeds=[3]).jobs["results/smoke/prompts/rwkv4_ft/seed3/train"]
-    assert job.request["inputs"]["init"] == "results/smoke/prompts/rwkv4/seed3/train"
-    assert "results/smoke/prompts/rwkv4/seed3/train" in job.upstream
+def test_init_from_waits_for_the_other_run_of_the_same_seed(folder: Path) -> None:
+    job = plan(folder, seeds=[3]).jobs["results/micro/prompts/rwkv4_prosg/seed3/train"]
+    assert job.request["inputs"]["init"] == "results/micro/prompts/rwkv4/seed3/train"
+    assert "results/micro/prompts/rwkv4/seed3/train" in job.upstream
 
 
-def test_papers_and_seeds_choose_what_runs() -> None:
-    jobs = plan(CONFIG, papers="prosg", seeds=1).jobs
+def test_papers_and_seeds_choose_what_runs(folder: Path) -> None:
+    jobs = plan(folder, papers="prosg", seeds=1).jobs
     trained = {out for out in jobs if out.endswith("/train")}
     assert trained == {
-        f"results/smoke/prompts/{variant}/seed1/train"
-        for variant in ("rwkv4", "rwkv4_ft", "rwkv4_prosg")
+        f"results/micro/prompts/{variant}/seed1/train" for variant in ("rwkv4", "rwkv4_prosg")
     }
-    assert "data/built/mqar" not in jobs
+    assert "data/built/micro-mqar" not in jobs
 
 
 def test_another_scale_leaves_the_store_and_the_data_as_they_are() -> None:
-    smoke, paper = plan(CONFIG).jobs, plan(CONFIG, scale="paper").jobs
+    smoke, paper = plan(CONFIG, scale="smoke").jobs, plan(CONFIG, scale="paper").jobs
     shared = [out for out in smoke if out in paper]
     assert "mlflow/store" in shared
     for out in shared:
@@ -109,64 +113,61 @@ def test_another_scale_leaves_the_store_and_the_data_as_they_are() -> None:
     ("file", "old", "new", "message"),
     [
         ("models/gdn_lte.yaml", "lte]", "ltee]", r"models/gdn_lte\.yaml: pattern\.1: found 'ltee'; "
-         r"allowed: attn, ffn, gdn, lte, swa \(did you mean 'lte'\?\)"),
+         r"allowed: ffn, gdn, lte, rwkv4_channel, rwkv4_time \(did you mean 'lte'\?\)"),
         ("models/gdn.yaml", "label:", "lable:", r"models/gdn\.yaml: lable: unknown key; "
          r"allowed: label, .* \(did you mean 'label'\?\)|models/gdn\.yaml: label: this key is mis"),
         ("models/gdn.yaml", "paper: lte", "paper: let", r"gdn\.yaml: paper: found 'let' \(str\); "
          r"allowed: 'lte' or 'prosg'"),
-        ("models/rwkv4_ft.yaml", "init_from: rwkv4", "init_from: rwkv5",
-         r"models/rwkv4_ft\.yaml: init_from .*: found 'rwkv5'; allowed: rwkv4"),
-        ("models/rwkv4_prosg.yaml", "rank: 4", "rank: 0",
-         r"rwkv4_prosg\.yaml: prosg: rank: found 0, allowed: 1 or more"),
-        ("sizes/recall-2l-d64.yaml", "hidden: 64", "hidden: wide",
-         r"sizes/recall-2l-d64\.yaml: hidden: found 'wide' \(str\); allowed: a valid integer"),
-        ("sizes/recall-2l-d64.yaml", "window: 8}", "window: 8, wimdow: 9}",
-         r"recall-2l-d64\.yaml: blocks\.swa: wimdow: unknown key; allowed: .*window"),
-        ("sizes/recall-2l-d64.yaml", "mixer: gdn", "mixer: gnd",
+        ("models/rwkv4_prosg.yaml", "init_from: rwkv4", "init_from: rwkv5",
+         r"models/rwkv4_prosg\.yaml: init_from .*: found 'rwkv5'; allowed: rwkv4"),
+        ("models/rwkv4_prosg.yaml", "prosg:\n", "prosg:\n  width: 0\n",
+         r"rwkv4_prosg\.yaml: prosg: width: found 0, allowed: 1 or more"),
+        ("sizes/micro.yaml", "hidden: 16", "hidden: wide",
+         r"sizes/micro\.yaml: hidden: found 'wide' \(str\); allowed: a valid integer"),
+        ("sizes/micro.yaml", "window: 8", "window: 8, wimdow: 9",
+         r"micro\.yaml: blocks\.lte: wimdow: unknown key; allowed: .*window"),
+        ("sizes/micro.yaml", "mixer: gdn", "mixer: gnd",
          r"blocks\.gdn\.mixer: found 'gnd'; allowed: attention, gdn"),
-        ("sizes/recall-2l-d64.yaml", "kv_heads: 4", "kv_heads: 3",
-         r"blocks\.attn: kv_heads: found 3; allowed: divisors of 4"),
-        ("data/tokens.yaml", "bpe2k", "bpe3k",
-         r"data/tokens\.yaml: needs: found 'bpe3k'; allowed: "),
-        ("data/corpus.yaml", "[sotu, wiki]", "[tokens]",
-         r"datasets need each other: .*corpus -> tokens -> corpus|.*tokens -> corpus -> tokens"),
-        ("data/mqar.yaml", "keys: 32", "keys: many",
-         r"data/mqar\.yaml: options: keys: found 'many' \(str\); allowed: a valid integer"),
-        ("tasks/recall.yaml", "evaluator: recall", "evaluator: recal",
-         r"tasks/recall\.yaml: evaluator: found 'recal'; allowed: .*recall"),
-        ("tasks/kept_map.yaml", "requires: lte", "requires: let",
-         r"tasks/kept_map\.yaml: requires: found 'let'; allowed: attention, gdn, lte"),
-        ("tables/recall.yaml", "header:", "heading:",
-         r"tables/recall\.yaml: columns\.0\.header: this key is missing"),
-        ("tables/recall.yaml", "task: recall", "task: recal",
-         r"tables/recall\.yaml: columns\.0\.task: found 'recal'; allowed: .*recall"),
-        ("tables/recall.yaml", "task: recall", "task: recall\nstudy: recal",
-         r"tables/recall\.yaml: study: found 'recal'; allowed: language, prompts, recall"),
-        ("tables/recall.yaml", "task: recall", "task: recall\nrows: [gnd]",
-         r"tables/recall\.yaml: rows\.0: found 'gnd'; allowed: .*gdn"),
-        ("claims/lte_beats_gdn_recall.yaml", "worse: gdn", "worse: gnd",
-         r"claims/lte_beats_gdn_recall\.yaml: worse: found 'gnd'; allowed: .*gdn"),
-        ("scales/smoke.yaml", "gdn_swa, ", "gdn_sw, ",
-         r"smoke\.yaml: studies\.recall\.variants\.2: found 'gdn_sw'; allowed: .*gdn_swa"),
-        ("scales/smoke.yaml", "size: recall-2l-d64", "size: recall",
-         r"smoke\.yaml: studies\.recall\.size: found 'recall'; allowed: .*recall-2l-d64"),
-        ("scales/smoke.yaml", "tasks: [recall]", "tasks: [recal]",
-         r"smoke\.yaml: studies\.recall\.tasks: found 'recal'; allowed: .*recall"),
-        ("scales/smoke.yaml", "steps: ", "stepps: ",
+        ("sizes/micro.yaml", "kv_heads: 2", "kv_heads: 3",
+         r"blocks\.lte: kv_heads: found 3; allowed: divisors of 2"),
+        ("data/micro-tokens.yaml", "micro-bpe", "micro-bp",
+         r"data/micro-tokens\.yaml: needs: found 'micro-bp'; allowed: "),
+        ("data/micro-bpe.yaml", "[micro-corpus]", "[micro-tokens]",
+         r"datasets need each other: .*micro-bpe -> micro-tokens"),
+        ("data/micro-mqar.yaml", "keys: 8", "keys: many",
+         r"data/micro-mqar\.yaml: options: keys: found 'many' \(str\); allowed: a valid integer"),
+        ("tasks/micro-recall.yaml", "evaluator: recall", "evaluator: recal",
+         r"tasks/micro-recall\.yaml: evaluator: found 'recal'; allowed: .*recall"),
+        ("tasks/micro-recall.yaml", "evaluator:", "requires: let\nevaluator:",
+         r"tasks/micro-recall\.yaml: requires: found 'let'; allowed: attention, gdn, lte"),
+        ("tables/micro.yaml", "header:", "heading:",
+         r"tables/micro\.yaml: columns\.0\.header: this key is missing"),
+        ("tables/micro.yaml", "task: micro-recall", "task: recall",
+         r"tables/micro\.yaml: columns\.0\.task: found 'recall'; allowed: .*micro-recall"),
+        ("tables/micro.yaml", "study: recall", "study: recal",
+         r"tables/micro\.yaml: study: found 'recal'; allowed: language, prompts, recall"),
+        ("tables/micro.yaml", "study: recall", "study: recall\nrows: [gnd]",
+         r"tables/micro\.yaml: rows\.0: found 'gnd'; allowed: gdn, gdn_lte"),
+        ("scales/micro.yaml", "[gdn, gdn_lte]", "[gdn, gdn_let]",
+         r"micro\.yaml: studies\.recall\.variants\.1: found 'gdn_let'; allowed: .*gdn_lte"),
+        ("scales/micro.yaml", "size: micro", "size: micr",
+         r"micro\.yaml: studies\.recall\.size: found 'micr'; allowed: .*micro"),
+        ("scales/micro.yaml", "tasks: [micro-recall]", "tasks: [recal]",
+         r"micro\.yaml: studies\.recall\.tasks: found 'recal'; allowed: .*recall"),
+        ("scales/micro.yaml", "{steps: 2", "{stepps: 2",
          r"studies\.recall\.train: stepps: unknown key; allowed: steps, "),
-        ("scales/smoke.yaml", "steps: ", "steps: -",
-         r"studies\.recall\.train: steps: found -\d+, allowed: 1 or more"),
-        ("scales/smoke.yaml", "dataset: mqar", "dataset: mkar",
-         r"studies\.recall\.data\.0\.dataset: found 'mkar'; allowed: "),
-        ("scales/smoke.yaml", "options: {", "options: {pears: 1, ",
+        ("scales/micro.yaml", "{steps: 2", "{steps: -2",
+         r"studies\.recall\.train: steps: found -2, allowed: 1 or more"),
+        ("scales/micro.yaml", "{steps: 2", "{steps: 2, learning_rate: .inf",
+         r"micro\.yaml: found an infinite number or NaN"),
+        ("scales/micro.yaml", "dataset: micro-mqar", "dataset: micro-mkar",
+         r"studies\.recall\.data\.0\.dataset: found 'micro-mkar'; allowed: "),
+        ("scales/micro.yaml", "{pairs: [2]}", "{pairs: [2], pears: 1}",
          r"studies\.recall\.data\.0\.options: pears: unknown key; allowed: pairs"),
-        ("scales/smoke.yaml", "seeds: [0]", "seeds: 0",
-         r"smoke\.yaml: seeds: found 0 \(int\); allowed: a valid"),
-        ("scales/smoke.yaml", "seeds: [0]", "seeds: [0\n",
-         r"smoke\.yaml:\d+: not valid YAML"),
-        ("scales/smoke.yaml", "seeds: [0]", "seeds: [0]\nseeds: [1]", r"'seeds' twice"),
-        ("scales/smoke.yaml", "learning_rate: ", "learning_rate: .inf #",
-         r"smoke\.yaml: found an infinite number or NaN"),
+        ("scales/micro.yaml", "seeds: [0]", "seeds: 0",
+         r"micro\.yaml: seeds: found 0 \(int\); allowed: a valid"),
+        ("scales/micro.yaml", "seeds: [0]", "seeds: [0\n", r"micro\.yaml:\d+: not valid YAML"),
+        ("scales/micro.yaml", "seeds: [0]", "seeds: [0]\nseeds: [1]", r"'seeds' twice"),
     ],
 )  # fmt: skip
 def test_a_fault_is_one_sentence_with_file_key_found_and_allowed(
@@ -181,7 +182,10 @@ def test_a_fault_is_one_sentence_with_file_key_found_and_allowed(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scale": "smok"}, r"config\.yaml: scale: found 'smok'; allowed: paper, small, smoke"),
+        (
+            {"scale": "smok"},
+            r"config\.yaml: scale: found 'smok'; allowed: micro, paper, small, smoke",
+        ),
         ({"papers": ["lte", "x"]}, r"config\.yaml: papers\.1: found 'x' \(str\); allowed: 'lte'"),
         ({"devise": "cpu"}, r"devise: unknown key; allowed: scale, .* \(did you mean 'device'\?\)"),
         ({"tracking": {"url": "x"}}, r"tracking\.url: unknown key; allowed: uri"),
@@ -189,32 +193,42 @@ def test_a_fault_is_one_sentence_with_file_key_found_and_allowed(
     ],
 )
 def test_a_fault_in_the_main_file_or_on_the_command_line(
-    change: dict[str, Any], message: str
+    folder: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        plan(CONFIG, **change)
+        plan(folder, **change)
 
 
 def test_tables_and_claims_follow_the_papers() -> None:
-    spec = plan(CONFIG).jobs["reports/smoke"].request["spec"]
-    assert {table["paper"] for table in spec["tables"]} == {"lte", "prosg"}
-    assert {table["columns"][0]["header"] for table in spec["tables"] if table["name"] == "recall"}
-    prosg = plan(CONFIG, papers=["prosg"]).jobs["reports/smoke"].request["spec"]
-    assert {table["paper"] for table in prosg["tables"]} == {"prosg"}
-    assert {claim["paper"] for claim in prosg["claims"]} == {"prosg"}
-    assert set(prosg["studies"]) == {"prompts"}
+    spec = plan(CONFIG, scale="smoke").jobs["reports/smoke"].request["spec"]
+    assert {entry["paper"] for entry in spec["tables"] + spec["claims"]} == {"lte", "prosg"}
+    prosg = plan(CONFIG, scale="smoke", papers=["prosg"]).jobs["reports/smoke"].request["spec"]
+    assert {entry["paper"] for entry in prosg["tables"] + prosg["claims"]} == {"prosg"}
+    assert {study["paper"] for study in prosg["studies"].values()} == {"prosg"}
+
+
+def test_a_claim_about_a_variant_that_is_not_trained_is_refused(folder: Path) -> None:
+    claim = (
+        "{paper: lte, text: t, source: s, study: recall, task: micro-recall, metric: accuracy, "
+        "better: gdn_lte, worse: gdn_swa}"
+    )
+    (folder / "claims" / "micro.yaml").write_text(claim)
+    edit(folder, "scales/micro.yaml", "tables:", "claims: [micro]\ntables:")
+    with pytest.raises(UserError, match=r"claims/micro\.yaml: worse: found 'gdn_swa'; allowed: gd"):
+        plan(folder)
 
 
 def test_a_study_may_change_training_and_tasks_by_name(folder: Path) -> None:
     edit(
-        folder, "scales/smoke.yaml", "    tasks: [recall]\n",
-        "    tasks: [recall]\n    task_overrides: {recall: {options: {samples: 7}}}\n"
+        folder, "scales/micro.yaml", "    tasks: [micro-recall]\n",
+        "    tasks: [micro-recall]\n"
+        "    task_overrides: {micro-recall: {options: {samples: 7}}}\n"
         "    train_overrides: {gdn: {steps: 77}}\n",
     )  # fmt: skip
     specs = {out: job.request["spec"] for out, job in plan(folder).jobs.items()}
-    assert specs["results/smoke/recall/gdn/seed0/train"]["train"]["steps"] == 77
-    assert specs["results/smoke/recall/gdn_lte/seed0/train"]["train"]["steps"] != 77
-    assert specs["results/smoke/recall/gdn/seed0/recall"]["options"]["samples"] == 7
+    assert specs["results/micro/recall/gdn/seed0/train"]["train"]["steps"] == 77
+    assert specs["results/micro/recall/gdn_lte/seed0/train"]["train"]["steps"] == 2
+    assert specs["results/micro/recall/gdn/seed0/micro-recall"]["options"]["samples"] == 7
 
 
 def test_yaml_numbers_are_numbers_and_unreadable_files_are_named(tmp_path: Path) -> None:
@@ -238,12 +252,14 @@ def test_objects_are_never_built_from_yaml(tmp_path: Path) -> None:
         read_yaml(path)
 
 
-def test_requests_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_are_written_once(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    write_requests(plan(CONFIG, papers=["prosg"]))
+    write_requests(plan(folder, papers=["prosg"]))
     files = {path: path.stat().st_mtime_ns for path in Path("work/requests").rglob("*.json")}
-    assert len(files) == len(plan(CONFIG, papers=["prosg"]).jobs)
-    write_requests(plan(CONFIG, papers=["prosg"]))
+    assert len(files) == len(plan(folder, papers=["prosg"]).jobs)
+    write_requests(plan(folder, papers=["prosg"]))
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
@@ -260,14 +276,14 @@ def test_what_decides_no_result_leaves_the_request_as_old_as_it_was(tmp_path: Pa
 
 
 def test_nothing_is_written_while_another_run_holds_the_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     lock = tmp_path / ".snakemake" / "locks" / "0.input.lock"
     lock.parent.mkdir(parents=True)
     lock.write_text("x")
-    write_requests(plan(CONFIG, papers=["prosg"]))
+    write_requests(plan(folder, papers=["prosg"]))
     assert not Path("work").exists()
     lock.unlink()
-    write_requests(plan(CONFIG, papers=["prosg"]))
-    assert Path("work/requests/reports/smoke.json").is_file()
+    write_requests(plan(folder, papers=["prosg"]))
+    assert Path("work/requests/reports/micro.json").is_file()

@@ -117,10 +117,12 @@ def _data_hash(path: Path) -> str:
     pending = [path.parent]
     while pending:
         for entry in pending.pop().iterdir():
+            if entry.name.startswith((".", "__pycache__")):
+                continue  # caches of tools
             if entry.is_dir():
-                if entry.name != "__pycache__" and not (entry / "__init__.py").exists():
+                if not (entry / "__init__.py").exists():
                     pending.append(entry)
-            elif entry.suffix not in (".py", ".pyc"):
+            elif entry.suffix != ".py":
                 content = _hash(entry.read_bytes())
                 lines.append(f" {entry.relative_to(path.parent).as_posix()} {content}")
     return "".join(sorted(lines))

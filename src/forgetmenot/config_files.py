@@ -70,7 +70,7 @@ def check(schema: type[T], values: dict[str, Any], where: str) -> T:
     except ValueError:
         raise UserError(f"{where}: found an infinite number or NaN; allowed: finite") from None
     try:
-        return _adapter(schema).validate_json(text, strict=True)
+        return typing.cast(T, _adapter(typing.cast(Any, schema)).validate_json(text, strict=True))
     except ValidationError as error:
         details = typing.cast(dict[str, Any], error.errors()[0])
         raise UserError(f"{where}: {_sentence(schema, values, details)}") from None
@@ -86,7 +86,7 @@ def one_of(name: str, allowed: typing.Iterable[str], where: str) -> str:
 
 
 @cache
-def _adapter(schema: type[Any]) -> TypeAdapter[Any]:
+def _adapter(schema: Any) -> TypeAdapter[Any]:
     for part in _parts(schema):
         if dataclasses.is_dataclass(part):
             part.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]

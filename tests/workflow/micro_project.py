@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,12 @@ class Project:
 
     folder: Path
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def snakemake(
+        self, *arguments: str, config: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
         """Run Snakemake as a user would, at the micro scale; stdout and stderr come together."""
         return subprocess.run(
-            self.command(*arguments),
+            self.command(*arguments, config=config),
             cwd=self.folder,
             env=self.environment(),
             stdout=subprocess.PIPE,
@@ -33,18 +36,19 @@ class Project:
             check=False,
         )
 
-    def command(self, *arguments: str) -> list[str]:
-        """Return the command line of a run at the micro scale."""
-        return [sys.executable, "-m", "snakemake", *arguments, "--config", "scale=micro"]
+    def command(self, *arguments: str, config: Sequence[str] = ()) -> list[str]:
+        """Return the command line of a run at the micro scale, with further `--config` values."""
+        values = ["--config", "scale=micro", *config]
+        return [sys.executable, "-m", "snakemake", *arguments, *values]
 
     def environment(self) -> dict[str, str]:
         """The environment with the copy's packages in front of any installed ones."""
         paths = f"{self.folder / 'src'}{os.pathsep}{self.folder / 'kernels'}"
         return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
-    def planned(self, *arguments: str) -> set[str]:
+    def planned(self, *arguments: str, config: Sequence[str] = ()) -> set[str]:
         """Return the messages of the jobs that a dry run lists, such as "data micro-mqar"."""
-        done = self.snakemake("--dry-run", *arguments)
+        done = self.snakemake("--dry-run", *arguments, config=config)
         assert done.returncode == 0, done.stdout
         return set(re.findall(r"^Job \d+: (.+)$", done.stdout, flags=re.MULTILINE))
 

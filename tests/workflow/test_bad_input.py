@@ -28,13 +28,9 @@ def test_a_fault_in_the_configuration_stops_before_any_job(project: Project) -> 
 
 
 def test_an_unknown_scale_lists_the_scales(project: Project) -> None:
-    command = [sys.executable, "-m", "snakemake", "--config", "scale=smok"]
-    done = subprocess.run(
-        command, cwd=project.folder, env=project.environment(), capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    done = project.snakemake(config=["scale=smok"])
     assert done.returncode == 1
-    assert "scale: found 'smok'; allowed: micro, paper, small, smoke" in done.stdout + done.stderr
+    assert "scale: found 'smok'; allowed: micro, paper, small, smoke" in done.stdout
 
 
 def test_a_configuration_file_may_be_given(project: Project, tmp_path: Path) -> None:

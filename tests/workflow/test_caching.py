@@ -153,8 +153,9 @@ def test_results_are_recognised_when_all_records_are_lost(built: Project, tmp_pa
     assert project.planned() == set()
 
 
-def test_choosing_a_paper_plans_only_its_jobs(built: Project) -> None:
-    assert built.planned("--forceall", "--config", "papers=[prosg]") == {
+def test_choosing_a_paper_plans_only_its_jobs(built: Project, tmp_path: Path) -> None:
+    project = built.clone(tmp_path / "project")
+    assert project.planned("--forceall", config=["papers=[prosg]"]) == {
         "tracking store",
         "data micro-prompts",
         *RWKV,

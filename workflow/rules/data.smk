@@ -1,11 +1,13 @@
 rule tracking:
-    # The MLflow store, once, before anything writes to it in parallel.
+    # The MLflow store. No job waits for it (whoever comes first makes it, under a lock), since
+    # Snakemake overlooks other reasons to run a job while one that it waits for is to run.
     input:
         request=PLAN.request_file("mlflow/store"),
     output:
         "mlflow/store/stamp.json",
     log:
         "work/logs/mlflow/store.log",
+    priority: 1
     message:
         "tracking store"
     shell:
@@ -15,7 +17,6 @@ rule tracking:
 rule data:
     input:
         upstream=lambda wildcards: PLAN.stamps(f"data/built/{wildcards.dataset}"),
-        store=ancient(rules.tracking.output),
         request="work/requests/data/built/{dataset}.json",
     output:
         "data/built/{dataset}/stamp.json",

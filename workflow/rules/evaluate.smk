@@ -1,7 +1,6 @@
 rule evaluate:
     input:
         upstream=lambda wildcards: PLAN.stamps(f"results/{wildcards.run}/{wildcards.task}"),
-        store=ancient(rules.tracking.output),
         request="work/requests/results/{run}/{task}.json",
     output:
         "results/{run}/{task}/stamp.json",

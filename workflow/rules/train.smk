@@ -1,7 +1,6 @@
 rule train:
     input:
         upstream=lambda wildcards: PLAN.stamps(f"results/{wildcards.run}/train"),
-        store=ancient(rules.tracking.output),
         request="work/requests/results/{run}/train.json",
     output:
         "results/{run}/train/stamp.json",

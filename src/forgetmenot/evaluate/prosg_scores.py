@@ -102,6 +102,7 @@ def cell_samples(
     return [
         {
             "id": f"{record.id}-{number}",
+            "cluster": record.id,  # probes of one prompt are not independent
             "at": {**at, "kind": probe.kind, "distance": distance},
             "accuracy": float(answers.accuracy[row, number, column]),
             "greedy": float(answers.greedy[row, number, column]),
