@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from forgetmenot.errors import UserError
 from forgetmenot.model import build, load, load_weights, save
 
@@ -95,7 +96,7 @@ def test_truncated_weights_are_refused_by_name(tmp_path: Path) -> None:
     save(model, tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(UserError, match="model.safetensors: not these weights"):
+    with pytest.raises(UserError, match=r"model\.safetensors: not these weights"):
         load(tmp_path)
 
 
@@ -104,7 +105,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not these weights"):
         load_weights(build(spec("transformer")), tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({})[:-1])
-    with pytest.raises(UserError, match="config.json: not a readable model spec"):
+    with pytest.raises(UserError, match=r"config\.json: not a readable model spec"):
         load(tmp_path)
 
 

@@ -1,3 +1,3 @@
-"""forgetmenot: a reproducibility pipeline for two papers on forgetting in fixed-size-memory language models."""
+"""A reproducibility pipeline for two papers on forgetting in fixed-size memories."""
 
 __version__ = "0.1.0"

@@ -31,7 +31,7 @@ class State(NamedTuple):
 
 
 class Output(NamedTuple):
-    """Logits [B, L, V] in float32 or wider, the state after the last token, and each layer's aux."""
+    """Logits [B, L, V], the state after the last token, and each layer's aux."""
 
     logits_BLV: torch.Tensor
     state: State
@@ -66,7 +66,7 @@ class LanguageModel(nn.Module):
             module.reset_parameters()
 
     def init_parameters(self, seed: int) -> None:
-        """Initialise every parameter as a function of `seed`, leaving torch's random state alone."""
+        """Initialise every parameter from `seed` alone, leaving torch's random state as it is."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.reset_parameters()

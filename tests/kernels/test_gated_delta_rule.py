@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from forgetmenot_kernels.gated_delta_rule import gated_delta_rule
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from forgetmenot_kernels.low_rank_linear import low_rank_update
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from forgetmenot_kernels.lte_attention import FOREVER, Columns, attend, lte_streaming_cap
 from forgetmenot_kernels.lte_attention.reference import visible
 
@@ -31,7 +32,7 @@ def simulate(
                     del held[leaver]
                     until[leaver] = i
                     held[j], until[j] = score, FOREVER
-        seen.append({c for c in range(max(0, i - window + 1), i + 1)} | set(held))
+        seen.append(set(range(max(0, i - window + 1), i + 1)) | set(held))
         seen[-1] |= set(range(min(sink, i + 1)))
     return until, seen
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from forgetmenot_kernels.short_conv import short_conv
 
 
@@ -32,6 +33,4 @@ def test_errors_name_the_argument() -> None:
     with pytest.raises(ValueError, match=r"weight: found shape \(4, 4\); allowed: \(5, 4\)"):
         short_conv(torch.zeros(1, 3, 5), torch.zeros(4, 4))
     with pytest.raises(ValueError, match="initial_state"):
-        short_conv(
-            torch.zeros(1, 3, 5), torch.zeros(5, 4), initial_state_BWD=torch.zeros(1, 2, 5)
-        )
+        short_conv(torch.zeros(1, 3, 5), torch.zeros(5, 4), initial_state_BWD=torch.zeros(1, 2, 5))

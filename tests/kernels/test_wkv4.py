@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from forgetmenot_kernels.wkv4 import WKV4State, wkv4
 
 
@@ -38,5 +39,5 @@ def test_errors_name_the_argument() -> None:
     with pytest.raises(ValueError, match=r"decay: found shape \(5,\); allowed: \(4,\)"):
         wkv4(x, x, torch.zeros(5), torch.zeros(4))
     bad = WKV4State(*(torch.zeros(1, 4) for _ in range(3)))
-    with pytest.raises(ValueError, match="initial_state.a: found shape"):
+    with pytest.raises(ValueError, match=r"initial_state\.a: found shape"):
         wkv4(x, x, torch.zeros(4), torch.zeros(4), initial_state=bad)

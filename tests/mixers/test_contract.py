@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
+
 from forgetmenot.mixers.base import Mixer, Place
 from forgetmenot.plugins import load, names
-from torch.utils._pytree import tree_leaves
 
 # Small instances of every mixer: a new mixer needs an entry here.
 HIDDEN = 24

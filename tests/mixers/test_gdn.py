@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+
 from forgetmenot.mixers.base import Place
 from forgetmenot.mixers.gdn import Mixer, Options
 from forgetmenot.mixers.rwkv4_time import Mixer as TimeMix

@@ -1,14 +1,15 @@
-"""LTE's own properties: scorer, straight-through gradient, warm-up, and a state that stays small."""
+"""LTE's own properties: scorer, straight-through gradient, warm-up, state of constant size."""
 
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._pytree import tree_leaves
+
 from forgetmenot.mixers.base import Place
 from forgetmenot.mixers.lte import Mixer, Options
 from forgetmenot.mixers.lte_scorer import HeadwiseConv, Scorer
-from torch.utils._pytree import tree_leaves
 
 SIZES: dict[str, Any] = {"heads": 4, "kv_heads": 2, "head_dim": 8}
 

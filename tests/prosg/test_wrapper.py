@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
 from forgetmenot.model import LanguageModel, State, build, load, load_weights, save
 from forgetmenot.prosg.apply import merge
 from forgetmenot.prosg.wrapper import ProSG
-from torch.utils._pytree import tree_leaves, tree_map
 
 BLOCK = [["rwkv4_time", {}], ["rwkv4_channel", {"width": 24}]]
 PLAIN = {
@@ -62,8 +63,8 @@ def test_factored_equals_merged_weights() -> None:
                 linear.weight.copy_(merge(linear, factors[name]))
     merged = made.base(BODY[:1], State(state.layers)).logits_BLV
     torch.testing.assert_close(ours, merged)
+    two = made.commit_prompt(made(PROMPT).state).update[0]["key"]
     with pytest.raises(ValueError, match="factors: found 2 sequences; allowed: 1"):
-        two = made.commit_prompt(made(PROMPT).state).update[0]["key"]
         merge(made.targets()[0]["key"], two)
 
 
@@ -177,8 +178,6 @@ def test_unfit_targets_and_backbones_are_refused() -> None:
     with pytest.raises(ValueError, match="target_mixer: found no 'swiglu'"):
         model(target_mixer="swiglu")
     gdn = [["gdn", {"heads": 1, "key_dim": 4, "value_dim": 4}], ["swiglu", {"width": 8}]]
-    made = build(
-        {**PLAIN, "layers": gdn, "prosg": {"target_mixer": "swiglu", "targets": ["down"]}}
-    )
-    with pytest.raises(TypeError, match="state: found forgetmenot.mixers.gdn"):
+    made = build({**PLAIN, "layers": gdn, "prosg": {"target_mixer": "swiglu", "targets": ["down"]}})
+    with pytest.raises(TypeError, match=r"state: found forgetmenot\.mixers\.gdn"):
         made.commit_prompt(made(PROMPT).state)

@@ -26,7 +26,7 @@ def gated_delta_rule(
         beta_BTH: writing strength, in [0, 1].
         scale: of the queries; K**-0.5 when None.
         initial_state_BHKV: float32 state to continue from; zeros when None.
-        impl: "chunked" (default; chunks of 64, all matrix products) or "recurrent" (the definition).
+        impl: "chunked" (default; chunks of 64, matrix products) or "recurrent" (the definition).
 
     Returns:
         o_BTHV in v's dtype and the final state [B, H, K, V] in float32 (float64 for float64 input).

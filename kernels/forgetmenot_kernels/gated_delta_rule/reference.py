@@ -59,7 +59,7 @@ def chunked(
     chunks = -(-time // size)
 
     def split(x: torch.Tensor) -> torch.Tensor:
-        """[B, T, H, ...] to [B, H, N, C, ...]; padding has beta 0 and g 0, so it changes nothing."""
+        """[B, T, H, ...] to [B, H, N, C, ...]; padding has beta 0 and g 0: it changes nothing."""
         x = x.to(dtype)
         if chunks * size != time:
             x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, chunks * size - time))
@@ -72,7 +72,8 @@ def chunked(
     decay_BHNCC = within.masked_fill(~causal, -torch.inf).exp()
     decay_in, decay_out = g_BHNC.exp()[..., None], (g_BHNC[..., -1:] - g_BHNC).exp()[..., None]
 
-    system = (beta * k @ k.mT) * decay_BHNCC  # its diagonal is ignored: the system is unit-triangular
+    # the diagonal is ignored: the system is unit-triangular
+    system = (beta * k @ k.mT) * decay_BHNCC
     right = torch.cat((beta * v, beta * k * decay_in), -1)
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     new_values, reads = solved.split((v.shape[-1], key_dim), -1)

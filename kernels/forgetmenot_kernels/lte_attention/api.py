@@ -110,7 +110,5 @@ def lte_streaming_cap(
     if budget is not None and budget < sink:
         raise ValueError(f"budget: found {budget}; allowed: at least the {sink} sinks")
     if held is None:
-        held = Slots(
-            score_BCH.new_zeros(batch, 0, heads), position_BC.new_zeros(batch, 0, heads)
-        )
+        held = Slots(score_BCH.new_zeros(batch, 0, heads), position_BC.new_zeros(batch, 0, heads))
     return streaming_cap(score_BCH, position_BC, queries, window, sink, budget, held)

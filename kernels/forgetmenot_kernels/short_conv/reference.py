@@ -1,4 +1,4 @@
-"""The short causal convolution: its definition as a loop over time, and as a sum of shifted products."""
+"""The short causal convolution: its definition as a loop, and as a sum of shifted products."""
 
 import torch
 import torch.nn.functional as F
@@ -23,5 +23,7 @@ def shifted(
     """W shifted products; on a CPU faster than a grouped convolution, forward and backward."""
     time, taps = x_BTD.shape[1], weight_DW.shape[-1]
     padded = torch.cat((initial_state_BWD.to(x_BTD.dtype), x_BTD), 1)
-    y_BTD = sum(padded[:, w : w + time] * weight_DW[:, w] for w in range(taps))
+    y_BTD = padded[:, :time] * weight_DW[:, 0]
+    for w in range(1, taps):
+        y_BTD = y_BTD + padded[:, w : w + time] * weight_DW[:, w]
     return F.silu(y_BTD), padded[:, time:]

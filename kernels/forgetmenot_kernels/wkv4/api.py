@@ -15,10 +15,10 @@ def wkv4(
     initial_state: WKV4State | None = None,
     impl: str | None = None,
 ) -> tuple[torch.Tensor, WKV4State]:
-    """wkv_t = (a_{t-1} + e^{u + k_t} v_t) / (b_{t-1} + e^{u + k_t});  a_t = e^{-w} a_{t-1} + e^{k_t} v_t.
+    """wkv_t = (a_{t-1} + e^{u + k_t} v_t) / (b_{t-1} + e^{u + k_t}).
 
-    b follows a with v = 1. Numerator and denominator are kept as a e^p, b e^p with the running
-    maximum p of the exponents, so any finite k is safe.
+    a_t = e^{-w} a_{t-1} + e^{k_t} v_t, and b follows a with v = 1. Numerator and denominator are
+    kept as a e^p, b e^p with the running maximum p of the exponents, so any finite k is safe.
 
     Args:
         k_BTD, v_BTD: keys (log weights) and values.

@@ -53,6 +53,7 @@ class Writer:
         """`brief` leaves out the instructions and the question: context and answer prefix alone."""
         self.tokenizer = tokenizer
         self.haystack = haystack
+        self.brief = brief
         self.header = "" if brief else niah_text.HEADER
         self.question = ("\n" if brief else niah_text.QUESTION) + niah_text.ANSWER_PREFIX
         self._start_tokens = haystack.offsets[haystack.starts]
@@ -71,7 +72,12 @@ class Writer:
         )
 
     def minimum(self, needle: Needle) -> int:
-        """The shortest length that leaves room for one sentence of haystack, of average length."""
+        """The shortest length that leaves room for one sentence of haystack, of average length.
+
+        A brief row needs none.
+        """
+        if self.brief:
+            return self.fixed_tokens(needle)
         sentence = -(-self.haystack.tokens // len(self.haystack.starts))
         return self.fixed_tokens(needle) + sentence
 
@@ -113,8 +119,8 @@ class Writer:
         if needle.task == niah_text.REPEATED:
             start = 0
             lines = int(np.searchsorted(offsets, room, side="right")) - 1
-            insert = int(rng.integers(lines))
-            return Placement(start, insert, lines, round(100 * insert / lines))
+            insert = int(rng.integers(max(lines, 1)))
+            return Placement(start, insert, lines, round(100 * insert / max(lines, 1)))
         start = int(starts[rng.integers(possible)])
         # The context's first word follows a line break, which may cost more than a space.
         first = len(self.encode("\n" + self.haystack.units[start]))

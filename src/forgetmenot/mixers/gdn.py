@@ -93,6 +93,6 @@ class Mixer(Base):
 
 
 def unit_length(x: torch.Tensor) -> torch.Tensor:
-    """x / sqrt(|x|^2 + 1e-6) over the last dimension; the sum is taken in float32 or wider."""
+    """X / sqrt(|x|^2 + 1e-6) over the last dimension; the sum is taken in float32 or wider."""
     squares = x.float().square() if x.dtype in (torch.bfloat16, torch.float16) else x.square()
     return x * torch.rsqrt(squares.sum(-1, keepdim=True) + 1e-6).to(x.dtype)

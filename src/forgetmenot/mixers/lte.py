@@ -5,7 +5,6 @@ C columns (kept + window + new tokens).
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 
@@ -147,7 +146,7 @@ class Mixer(Base):
     def _split_logits(
         self, state: State, logits_BCH: torch.Tensor, time: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the window's tokens, its last `margin` ones now final, and of the new tokens."""
+        """Logits of the window's tokens, the last `margin` now final, and of the new tokens."""
         old, held = logits_BCH.shape[1] - time, state.window_logit_BWH.shape[1]
         fresh = min(self.receptive_margin, old, held)
         settled = state.window_logit_BWH[:, : held - fresh]

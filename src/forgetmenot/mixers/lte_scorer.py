@@ -22,7 +22,7 @@ class HeadwiseConv(nn.Module):
 
     def forward(self, x_HBTI: torch.Tensor) -> torch.Tensor:
         """[H, B, T, I] to [H, B, T, O]; zeros beyond both ends."""
-        heads, batch, time, _ = x_HBTI.shape
+        _, batch, time, _ = x_HBTI.shape
         if self.taps > 1:
             reach = (self.taps - 1) * self.dilation // 2
             padded = F.pad(x_HBTI, (0, 0, reach, reach))
@@ -57,8 +57,8 @@ class Scorer(nn.Module):
         super().__init__()
         widths = [2 * head_dim // 2**n for n in range(len(kernels) + 1)]
         self.convs = nn.ModuleList(
-            HeadwiseConv(heads, *io, k, d)
-            for *io, k, d in zip(widths, widths[1:], kernels, dilations, strict=False)
+            HeadwiseConv(heads, widths[n], widths[n + 1], taps, dilation)
+            for n, (taps, dilation) in enumerate(zip(kernels, dilations, strict=True))
         )
         self.project = HeadwiseConv(heads, widths[-1], 1, 1, 1)
         self.dropout = nn.Dropout(dropout)
@@ -66,8 +66,9 @@ class Scorer(nn.Module):
 
     def reset_parameters(self) -> None:
         """The projection's bias of 0.5 makes everything start as kept."""
-        for conv in self.convs:
-            conv.reset_parameters()
+        for conv in self.convs.modules():
+            if isinstance(conv, HeadwiseConv):
+                conv.reset_parameters()
         self.project.reset_parameters(bias=0.5)
 
     def forward(self, pairs_BTHE: torch.Tensor, token_BT: torch.Tensor) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""ProSG: a from-scratch implementation of the method as the abstract describes it; the details are ours."""
+"""ProSG from scratch, as its abstract describes the method; the details are ours."""

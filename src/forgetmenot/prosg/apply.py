@@ -1,6 +1,6 @@
 """Applying an update to linear maps for the time of a forward pass, and leaving no trace."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -9,9 +9,13 @@ from torch import nn
 from forgetmenot.prosg.generator import Factors
 from forgetmenot_kernels.low_rank_linear import low_rank_update
 
+Targets = list[dict[str, nn.Linear]]  # of every block, by name
+Update = list[dict[str, Factors]]  # the same, with the factors of each sequence
+Hook = Callable[[nn.Module, tuple[torch.Tensor], torch.Tensor], torch.Tensor]
+
 
 @contextmanager
-def applied(targets: list[dict[str, nn.Linear]], update: list[dict[str, Factors]]) -> Iterator[None]:
+def applied(targets: Targets, update: Update) -> Iterator[None]:
     """Inside the context every target computes W'x with the factors of each sequence.
 
     The weights themselves never change: a forward hook adds the low-rank part, per sequence, and
@@ -28,7 +32,7 @@ def applied(targets: list[dict[str, nn.Linear]], update: list[dict[str, Factors]
             handle.remove()
 
 
-def _adder(factors: Factors):  # type: ignore[no-untyped-def]
+def _adder(factors: Factors) -> Hook:
     def hook(_: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
         left, right, eta = factors
         return output + low_rank_update(args[0], left, right, scale=eta)
@@ -36,9 +40,7 @@ def _adder(factors: Factors):  # type: ignore[no-untyped-def]
     return hook
 
 
-def clipped(
-    targets: list[dict[str, nn.Linear]], update: list[dict[str, Factors]], limit: float
-) -> list[dict[str, Factors]]:
+def clipped(targets: Targets, update: Update, limit: float) -> Update:
     """The update with every |dW|_F at most `limit` |W|_F, by shrinking its left factor."""
     return [
         {name: _clip(linear, factors[name], limit) for name, linear in block.items()}

@@ -41,30 +41,28 @@ class Generator(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(WIDTH))
         self.trunk = nn.Linear(WIDTH * hidden, m, bias=False)
         self.layer_embedding = nn.Parameter(torch.empty(len(shapes), m))
-        self.left = nn.ModuleList(
-            nn.ModuleDict({name: nn.Linear(m, out * r, bias=False) for name, (out, _) in s.items()})
-            for s in shapes
-        )
-        self.right = nn.ModuleList(
-            nn.ModuleDict({name: nn.Linear(m, in_ * r, bias=False) for name, (_, in_) in s.items()})
-            for s in shapes
-        )
-        self.eta = nn.ModuleList(
-            nn.ParameterDict({name: torch.empty(()) for name in s}) for s in shapes
-        )
+        # one entry a block and target, "<block>_<name>"
+        self.left, self.right, self.eta = nn.ModuleDict(), nn.ModuleDict(), nn.ParameterDict()
+        for n, block in enumerate(shapes):
+            for name, (out, in_) in block.items():
+                self.left[f"{n}_{name}"] = nn.Linear(m, out * r, bias=False)
+                self.right[f"{n}_{name}"] = nn.Linear(m, in_ * r, bias=False)
+                self.eta[f"{n}_{name}"] = nn.Parameter(torch.empty(()))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """H_left zero, H_right N(0, 1 / m), eta one."""
-        for norm in self.norms:
-            norm.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
         nn.init.normal_(self.trunk.weight, std=self.trunk.in_features**-0.5)
         nn.init.normal_(self.layer_embedding, std=0.02)
-        for left, right, eta in zip(self.left, self.right, self.eta, strict=True):
-            for name in left:
-                nn.init.zeros_(left[name].weight)
-                nn.init.normal_(right[name].weight, std=self.options.width**-0.5)
-                nn.init.ones_(eta[name])
+        for parameter in self.left.parameters():
+            nn.init.zeros_(parameter)
+        for parameter in self.right.parameters():
+            nn.init.normal_(parameter, std=self.options.width**-0.5)
+        for parameter in self.eta.parameters():
+            nn.init.ones_(parameter)
 
     def forward(self, read_BS: list[torch.Tensor]) -> list[dict[str, Factors]]:
         """Factors of every block's targets from its read-out [B, 4D] (`readout.read_state`)."""
@@ -74,14 +72,11 @@ class Generator(nn.Module):
             quarters = s.split(self.hidden, -1)
             normed = [norm(q) for norm, q in zip(self.norms, quarters, strict=True)]
             z = F.gelu(self.trunk(torch.cat(normed, -1)) + self.layer_embedding[n])
-            blocks.append(
-                {
-                    name: Factors(
-                        self.left[n][name](z).unflatten(-1, (-1, r)),
-                        self.right[n][name](z).unflatten(-1, (-1, r)),
-                        self.eta[n][name],
-                    )
-                    for name in shapes
-                }
-            )
+            block = {}
+            for name in shapes:
+                key = f"{n}_{name}"
+                left, right = self.left[key](z), self.right[key](z)
+                factors = (left.unflatten(-1, (-1, r)), right.unflatten(-1, (-1, r)))
+                block[name] = Factors(*factors, self.eta[key])
+            blocks.append(block)
         return blocks

@@ -23,5 +23,6 @@ def read_state(layers: tuple[Any, ...]) -> list[torch.Tensor]:
             raise TypeError(f"state: found {found}; allowed: rwkv4_time, rwkv4_channel in turns")
         a, b, p = time.wkv
         quarters = (a / b, b.log() + p, time.x_BD, channel.x_BD)
-        read.append(torch.cat([q.to(torch.promote_types(q.dtype, torch.float32)) for q in quarters], -1))
+        wide = torch.promote_types(a.dtype, torch.float32)
+        read.append(torch.cat([q.to(wide) for q in quarters], -1))
     return read

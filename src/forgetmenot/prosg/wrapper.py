@@ -28,7 +28,7 @@ class ProSG(nn.Module):
         self.base, self.options = base, options
         self.spec = base.spec
         shapes = [
-            {name: tuple(linear.weight.shape) for name, linear in block.items()}
+            {name: (linear.out_features, linear.in_features) for name, linear in block.items()}
             for block in self.targets()
         ]
         self.generator = Generator(base.spec["hidden"], shapes, options)

@@ -55,7 +55,13 @@ class Options:
         for key in ("learning_rate", "eps", "clip"):
             if getattr(self, key) <= 0:
                 raise ValueError(f"{key}: found {getattr(self, key)}, allowed: above 0")
-        for key in ("min_lr_ratio", "router_start", "sparsity_start", "sparsity_tolerate", "sparsity_release"):
+        for key in (
+            "min_lr_ratio",
+            "router_start",
+            "sparsity_start",
+            "sparsity_tolerate",
+            "sparsity_release",
+        ):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key}: found {getattr(self, key)}, allowed: 0 to 1")
         for key in ("sparsity_alpha", "sparsity_alpha_neg"):
