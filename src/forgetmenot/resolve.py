@@ -108,7 +108,7 @@ class Plan:
         scales = self.library.names("scales")
         experiments = [
             "data",
-            *(f"{scale}/{paper}" for scale in scales for paper in get_args(Paper)),
+            *(f"{scale}/{part}" for scale in scales for part in (*get_args(Paper), "report")),
         ]
         spec = {
             "uri": self.main.tracking.uri,
@@ -279,7 +279,16 @@ class Plan:
             "published": {path.stem: sha256_file(path) for path in published},
         }
         name = f"report/{self.main.scale}"
-        return self._add("report", f"reports/{self.main.scale}", name, [], spec, inputs=inputs)
+        return self._add(
+            "report",
+            f"reports/{self.main.scale}",
+            name,
+            [],
+            spec,
+            inputs=inputs,
+            tracking=self._tracking(f"{self.main.scale}/report"),
+            tags={"scale": self.main.scale},
+        )
 
     def _study_spec(self, study: Study) -> dict[str, Any]:
         variants = []

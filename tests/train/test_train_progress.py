@@ -54,3 +54,9 @@ def test_a_terminal_gets_one_line_rewritten() -> None:
         progress.update(_line(step), seconds_per_step=2.0)
     assert out.getvalue().count("\n") == 1
     assert out.getvalue().count("\r") == 2
+
+
+def test_lines_begin_with_the_name_of_the_job() -> None:
+    out = io.StringIO()
+    Progress(3, out, name="smoke/recall/gdn/seed0").update(_line(3), seconds_per_step=2.0)
+    assert out.getvalue().startswith("smoke/recall/gdn/seed0  step 3/3")

@@ -12,4 +12,4 @@ rule train:
     message:
         "train {wildcards.run}"
     shell:
-        "{PYTHON:q} -m forgetmenot.cli.train --request {input.request:q} > {log:q} 2>&1"
+        "{PYTHON:q} -m forgetmenot.cli.train --request {input.request:q} 2>&1 | tee {log:q}"

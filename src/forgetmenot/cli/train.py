@@ -39,6 +39,7 @@ def main(job: Job) -> None:
         accelerator=accelerator,
         work=job.work,
         identity=sha256_json({"spec": spec, "seed": job.seed}),
+        name=job.name,
         log=lambda metrics, step: job.run.log(metrics, step),
     )
     trainer.run(job.out)

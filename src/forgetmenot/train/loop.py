@@ -50,8 +50,8 @@ class Trainer:
 
     `model` is initialised or loaded; its parameters with `requires_grad` are trained in place.
     `work` keeps checkpoints, dumps and the growing curve between attempts; `identity` names what
-    is trained, and a checkpoint of another identity is passed over. `log(metrics, step)` gets
-    every line of the curve as flat numbers.
+    is trained, and a checkpoint of another identity is passed over. `name` begins progress lines.
+    `log(metrics, step)` gets every line of the curve as flat numbers.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Trainer:
         accelerator: Accelerator,
         work: Path,
         identity: str,
+        name: str = "",
         log: Callable[[dict[str, float], int], None],
     ) -> None:
         self.options = options
@@ -70,6 +71,7 @@ class Trainer:
         self.accelerator = accelerator
         self.work = work
         self.identity = identity
+        self.name = name
         self.log = log
         self.model = model.to(accelerator.device).train()
         self.controller = SparsityController(model, options)
@@ -87,7 +89,7 @@ class Trainer:
         """
         self._resume()
         curve = Curve(self.work / "curve.jsonl", self.step) if self._is_main else None
-        progress = Progress(self.options.steps)
+        progress = Progress(self.options.steps, name=self.name)
         started = time.perf_counter() - self.seconds
         logged_seconds, logged_tokens = self.seconds, self.tokens
         batches = self._draw(self.step + 1)

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from forgetmenot.files import write_text
 
-SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_LINES = 15.0
 
 
 class Curve:
@@ -47,8 +47,10 @@ def _step(line: str) -> int:
 class Progress:
     """One line for every few seconds of training; on a terminal the line is rewritten in place."""
 
-    def __init__(self, steps: int, out: TextIO = sys.stderr) -> None:
+    def __init__(self, steps: int, out: TextIO = sys.stderr, *, name: str = "") -> None:
+        """`name` begins every line, as several jobs may write to one terminal."""
         self._steps = steps
+        self._name = f"{name}  " if name else ""
         self._out = out
         self._live = out.isatty()
         self._printed = float("-inf")
@@ -62,7 +64,7 @@ class Progress:
         self._printed = now
         left = (self._steps - line["step"]) * seconds_per_step
         text = (
-            f"step {line['step']}/{self._steps}  loss {line['loss']:.4f}  "
+            f"{self._name}step {line['step']}/{self._steps}  loss {line['loss']:.4f}  "
             f"accuracy {line['accuracy']:.3f}  {line['tokens_per_second']:,.0f} tokens/s  "
             f"{left:.0f} s left"
         )
