@@ -1,6 +1,6 @@
 """The language model: embedding, pre-norm residual layers of mixers, head. Nothing mixer-specific.
 
-A model spec is plain JSON (see docs/configuration.md):
+A model spec is plain JSON (`model_spec.py` makes it from the configuration):
 `{"hidden", "vocab", "layers": [[mixer, options], ...], "norm", "norm_eps", "tie_embeddings",
 "init_std", "prosg"}`. Token and channel mixers stand in one list, each behind a norm of its own.
 """
