@@ -63,7 +63,7 @@ class Mixer(Base):
         self.out = self._linear(o.heads * o.head_dim, place.hidden)
         self.scorer = Scorer(o.kv_heads, o.head_dim, o.kernels, o.dilations, o.dropout)
         self.receptive_margin = self.scorer.margin
-        self.router_on = True  # the trainer's warm-up: off = everything is kept, nothing scored
+        self.router_on = True  # the trainer's warm-up: off = scores are learned, all is kept
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -99,10 +99,7 @@ class Mixer(Base):
 
         pairs = torch.cat((state.context_BMHE, torch.cat((k, v), -1)), 1)
         pairs_position = torch.cat((state.context_position_BM, position_BL), 1)
-        if self.router_on:
-            logits = self.scorer(pairs, pairs_position >= 0)
-        else:
-            logits = pairs.new_ones(pairs.shape[:3])
+        logits = self.scorer(pairs, pairs_position >= 0)
         window_logit, logit_BTH = self._split_logits(state, logits, time)
         score_BTH = logit_BTH.sigmoid() - 0.5
         # straight through: the value as it is, but its gradient also reaches the score
@@ -110,6 +107,8 @@ class Mixer(Base):
         seen_v = v + v.detach() * gate
 
         near_logit = torch.cat((window_logit, logit_BTH), 1).detach()
+        if not self.router_on:
+            near_logit = torch.ones_like(near_logit)
         near_position = torch.cat((state.window_position_BW, position_BL), 1)
         until, until_kept = lte_streaming_cap(
             near_logit,

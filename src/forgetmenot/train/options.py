@@ -27,7 +27,7 @@ class Options:
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16 = autocast over fp32 weights (ours)
     log_every: int = 10  # steps between lines of curve.jsonl (ours)
     checkpoint_every: int = 100  # steps between checkpoints (ours; reference: 320)
-    router_start: float = 0.0  # part of the steps in which LTE keeps everything (reference: 0)
+    router_start: float = 0.0  # part of the steps in which LTE evicts nothing (reference: 0)
     sparsity_start: float = 0.0  # part of the steps done before pressure starts (reference: 0)
     sparsity_alpha: float = 1.5  # factor on lambda when too many tokens are kept (reference)
     sparsity_alpha_neg: float = 2.0  # divisor of lambda when few enough are kept (reference)

@@ -52,8 +52,8 @@ class SparsityController:
     def begin_step(self, step: int) -> None:
         """Switch the routers of the layers on or off for step `step` (from 1).
 
-        Off until `router_start` is done: everything is kept while recall is still being learned,
-        as with the reference's `l1_warmup_steps`.
+        Off until `router_start` is done: while recall is still being learned, scores are learned
+        too but nothing is evicted (see docs/semantics.md for how the reference differs).
         """
         for layer in self.layers:
             layer.router_on = step > self.options.router_start * self.options.steps
