@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._pytree import tree_leaves
 
+from forgetmenot.mixers import attention
 from forgetmenot.mixers.base import Place
 from forgetmenot.mixers.lte import Mixer, Options
 from forgetmenot.mixers.lte_scorer import HeadwiseConv, Scorer
@@ -60,25 +61,33 @@ def test_score_gradient_is_that_of_a_gate_at_one() -> None:
     assert (aux["score_BTH"] > 0).all()
     (ours,) = torch.autograd.grad(y.sin().sum(), aux["score_BTH"])
 
+    full = full_attention(mixer)
     gate = torch.ones(2, 20, 2, dtype=torch.float64, requires_grad=True)
-    mixer.v.register_forward_hook(
+    full.v.register_forward_hook(
         lambda _, __, out: (out.unflatten(-1, (2, 8)) * gate[..., None]).flatten(2)
     )
-    mixer.router_on = False
-    (expected,) = torch.autograd.grad(mixer(x)[0].sin().sum(), gate)
+    (expected,) = torch.autograd.grad(full(x)[0].sin().sum(), gate)
     torch.testing.assert_close(ours, expected)
 
 
-def test_router_off_sees_what_full_attention_sees() -> None:
-    from forgetmenot.mixers import attention
+def full_attention(mixer: Mixer) -> attention.Mixer:
+    """Full attention with the projections of an LTE mixer."""
+    full = attention.Mixer(Place(24), attention.Options(**SIZES)).to(mixer.q.weight.dtype)
+    full.load_state_dict({n: p for n, p in mixer.state_dict().items() if "scorer" not in n})
+    return full
 
+
+def test_router_off_sees_what_full_attention_sees_and_still_learns() -> None:
     torch.manual_seed(0)
     mixer = Mixer(Place(24), Options(**SIZES, window=6, sink=0)).train()
     mixer.router_on = False
-    full = attention.Mixer(Place(24), attention.Options(**SIZES))
-    full.load_state_dict({n: p for n, p in mixer.state_dict().items() if "scorer" not in n})
     x = torch.randn(2, 30, 24)
-    torch.testing.assert_close(mixer(x)[0], full(x)[0])
+    y, _, aux = mixer(x)
+    assert (aux["score_BTH"] < 0).any()
+    torch.testing.assert_close(y, full_attention(mixer)(x)[0])
+    y.square().sum().backward()
+    assert mixer.scorer.project.weight.grad is not None
+    assert mixer.scorer.project.weight.grad.abs().sum() > 0
 
 
 def test_state_stops_growing() -> None:
