@@ -61,7 +61,7 @@ EDITS: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "nothing": (lambda project: None, set()),
     "all files touched": (touch_everything, set()),
     "a comment in a mixer": (append(f"{SOURCES}/mixers/lte.py", "\n# why\n"), set()),
-    "a rule's text": (replace("workflow/rules/train.smk", "> {log:q} 2>&1", "&> {log:q}"), set()),
+    "a rule's text": (replace("workflow/rules/train.smk", "tee {log:q}", "tee -a {log:q}"), set()),
     "the tracking code": (append(f"{SOURCES}/tracking/run.py", "\nX = 1\n"), set()),
     "Snakemake's own records lost": (delete(".snakemake"), set()),
     "the tracking store lost": (delete("mlflow"), {"tracking store"}),
