@@ -34,10 +34,11 @@ def draw(result: Result) -> style.Drawn | None:
         title = f"Kept tokens: {result.variant} ({result.study})"
         caption = (
             f"The first {len(tokens)} of {len(kept['tokens'])} tokens of one sample, seed "
-            f"{result.seed}. Under each token one mark a head, left to right: filled is kept, so "
-            "the token stays visible after it has left the window; shading: share of heads. "
+            f"{result.seed}. Under each token one mark a head, left to right: filled is scored to "
+            "be kept after the token has left the window; shading: share of heads. "
             f"Window {kept.get('window')}, first {kept.get('sink')} tokens always kept, budget a "
-            f"head: {kept.get('budget') or 'none, or not the same in all layers'}."
+            f"head: {kept.get('budget') or 'none, or not the same in all layers'}. A head that "
+            "scores more tokens than its budget holds the best of them."
         )
         name = f"kept_map_{result.study}_{result.variant}_seed{result.seed}"
         return style.finish(figure, name, title, caption)
@@ -80,6 +81,8 @@ def _panel(
             colour = style.COLOURS[0] if mark else "none"
             axes.add_patch(Rectangle(place, each - 0.08, 0.32, fc=colour, ec="0.6", lw=0.4))
     counts = ", ".join(str(sum(map(bool, head))) for head in heads)
-    axes.set_title(f"layer {layer['layer']}: kept per head {counts}", fontsize=10, loc="left")
+    axes.set_title(
+        f"layer {layer['layer']}: scored to be kept, per head: {counts}", fontsize=10, loc="left"
+    )
     axes.set(xlim=(-0.5, COLUMNS + 0.5), ylim=((places[-1][0] + 1) * LINE, -0.3))
     axes.axis("off")
