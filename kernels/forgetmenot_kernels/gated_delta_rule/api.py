@@ -34,7 +34,7 @@ def gated_delta_rule(
     Raises:
         TypeError, ValueError: a wrong dtype, shape or implementation, named.
 
-    Source: Gated DeltaNet (arXiv 2412.06464), equation 10 and section 3.3.
+    Source: Gated DeltaNet (arXiv 2412.06464); the rule as in the LTE specification, section 1.4.
     """
     batch, time, heads, key_dim = q_BTHK.shape
     value_dim = v_BTHV.shape[-1]

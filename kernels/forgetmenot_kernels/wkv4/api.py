@@ -33,7 +33,7 @@ def wkv4(
     Raises:
         TypeError, ValueError: a wrong dtype, shape or implementation, named.
 
-    Source: RWKV (arXiv 2305.13048), equation 16 and appendix on numerical stability.
+    Source: RWKV (arXiv 2305.13048); the update as in the ProSG specification, section 6.1.
     """
     batch, time, width = k_BTD.shape
     check_floating("k", k_BTD)
