@@ -27,7 +27,7 @@ def short_conv(
     Raises:
         TypeError, ValueError: a wrong dtype, shape or implementation, named.
 
-    Source: Gated DeltaNet (arXiv 2412.06464); LTE uses width 4, SiLU and no bias (specification, 1.2).
+    Source: Gated DeltaNet (arXiv 2412.06464); width 4, SiLU, no bias as in LTE's specification.
     """
     batch, _, width = x_BTD.shape
     check_floating("x", x_BTD)
