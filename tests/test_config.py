@@ -184,7 +184,7 @@ def test_a_fault_is_one_sentence_with_file_key_found_and_allowed(
     [
         (
             {"scale": "smok"},
-            r"config\.yaml: scale: found 'smok'; allowed: micro, paper, small, smoke",
+            r"config\.yaml: scale: found 'smok'; allowed: micro, paper, released, small, smoke",
         ),
         ({"papers": ["lte", "x"]}, r"config\.yaml: papers\.1: found 'x' \(str\); allowed: 'lte'"),
         ({"devise": "cpu"}, r"devise: unknown key; allowed: scale, .* \(did you mean 'device'\?\)"),

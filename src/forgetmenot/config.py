@@ -8,7 +8,7 @@ code that uses them (class `Options`) and checked against it.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from forgetmenot.config_files import check, one_of, read_yaml
 
@@ -58,8 +58,23 @@ class TaskOverride(_Schema):
     options: dict[str, Any] = Field({}, description="evaluator Options that differ")
 
 
+class Released(_Schema):
+    """Where the weights of a variant come from that others trained and released."""
+
+    repository: str = Field(description="owner/name on the hub")
+    revision: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{40}$",
+        description="its commit, 40 hexadecimal digits: a branch would move; null = not known yet",
+    )
+    mirror: str | None = Field(None, description="local folder to read instead of the hub")
+    tokenizer: str | None = Field(
+        None, description="file in data/ that must have its vocabulary; null = not compared"
+    )
+
+
 class Study(_Schema):
-    """Variants trained and scored under equal conditions."""
+    """Variants trained, or fetched, and scored under equal conditions."""
 
     paper: Paper
     title: str = Field(description="heading in the report")
@@ -68,14 +83,24 @@ class Study(_Schema):
     tasks: list[str] = Field(description="files in tasks/")
     seeds: list[int] | None = Field(None, description="null = the scale's")
     deviations: list[str] = Field([], description="differences from the paper, for the report")
-    train: dict[str, Any] = Field(description="training Options of all variants")
+    released: dict[str, Released] = Field(
+        {}, description="{variant: its weights, which are fetched and not trained}"
+    )
+    train: dict[str, Any] = Field({}, description="training Options of the trained variants")
     train_overrides: dict[str, dict[str, Any]] = Field(
         {}, description="{variant: training Options that differ}"
     )
-    data: list[Stream] = Field(min_length=1, description="the training mixture")
+    data: list[Stream] = Field([], description="the training mixture of the trained variants")
     task_overrides: dict[str, TaskOverride] = Field(
         {}, description="{task: what differs from its file}"
     )
+
+    @model_validator(mode="after")
+    def _trained_on_something(self) -> "Study":
+        trained = [variant for variant in self.variants if variant not in self.released]
+        if trained and not self.data:
+            raise ValueError(f"data: found nothing to train {', '.join(trained)} on")
+        return self
 
 
 class Scale(_Schema):

@@ -19,8 +19,9 @@ from torch import nn
 
 from forgetmenot.errors import UserError
 from forgetmenot.files import write_bytes, write_json
-from forgetmenot.mixers.base import Mixer, Place
+from forgetmenot.mixers.base import Mixer, Place, start_packing, unpacked
 from forgetmenot.plugins import load as load_plugin
+from forgetmenot_kernels.packing import Packing
 
 
 class State(NamedTuple):
@@ -31,11 +32,16 @@ class State(NamedTuple):
 
 
 class Output(NamedTuple):
-    """Logits [B, L, V], the state after the last token, and each layer's aux."""
+    """Logits [B, L, V], the state after the last token if wanted, and each layer's aux."""
 
     logits_BLV: torch.Tensor
-    state: State
+    state: State | None
     aux: list[dict[str, torch.Tensor]]
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """`logits_BLV` by the name that is usual elsewhere."""
+        return self.logits_BLV
 
 
 class LanguageModel(nn.Module):
@@ -45,11 +51,15 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.spec = spec
         hidden, layers = spec["hidden"], spec["layers"]
+        residual_init = spec.get("residual_init", "none")
         self.embed = nn.Embedding(spec["vocab"], hidden)
         self.layers = nn.ModuleList(
-            _mixer(name, options, Place(hidden, n, len(layers), spec["init_std"]))
+            _mixer(name, options, Place(hidden, n, len(layers), spec["init_std"], residual_init))
             for n, (name, options) in enumerate(layers)
         )
+        firsts: dict[str, Mixer] = {}
+        for (name, _), mixer in zip(layers, self.mixers(), strict=True):
+            mixer.share(firsts.setdefault(name, mixer))
         self.norms = nn.ModuleList(_norm(spec) for _ in layers)
         self.final_norm = _norm(spec)
         tied = spec["tie_embeddings"]
@@ -77,28 +87,39 @@ class LanguageModel(nn.Module):
         state: State | None = None,
         *,
         mask_BL: torch.Tensor | None = None,
+        cu_seqlens: torch.Tensor | Packing | None = None,
+        need_state: bool = True,
     ) -> Output:
         """Logits of the next token at every position.
 
         Args:
             input_ids_BL: int64 token ids.
-            state: of the tokens before; None starts a sequence.
-            mask_BL: True = token; left padding only, and only at a sequence's start.
+            state: of the tokens before; None starts a sequence. It is used up (`mixers/base.py`).
+            mask_BL: True = token; left padding only, and only at a sequence's start. Logits at
+                padding are 0.
+            cu_seqlens: integer [N + 1], borders of documents packed into one row, each of which
+                starts from nothing; the state is that of N sequences.
+            need_state: False spares the work for the state; None is returned for it.
         """
         if state is not None and state.update is not None:
             raise ValueError("state: found a ProSG update; allowed: a state of this plain model")
-        x_BLD = self.embed(input_ids_BL)
+        packing = start_packing(input_ids_BL, state, mask_BL, cu_seqlens)
+        x_BLD = self.embed(input_ids_BL if mask_BL is None else input_ids_BL[mask_BL][None])
         states: list[Any] = []
         aux = []
         before = state.layers if state else (None,) * len(self.layers)
         for norm, mixer, layer_state in zip(self.norms, self.layers, before, strict=True):
-            y_BLD, layer_state, layer_aux = mixer(norm(x_BLD), layer_state, mask_BL=mask_BL)
+            y_BLD, layer_state, layer_aux = mixer(
+                norm(x_BLD), layer_state, cu_seqlens=packing, need_state=need_state
+            )
             x_BLD = x_BLD + y_BLD
             states.append(layer_state)
             aux.append(layer_aux)
         head = self.embed.weight if self.head is None else self.head.weight
         logits = F.linear(self.final_norm(x_BLD), head)
-        return Output(logits, State(tuple(states)), aux)
+        if mask_BL is not None:
+            logits = unpacked(logits, mask_BL)
+        return Output(logits, State(tuple(states)) if need_state else None, aux)
 
     @property
     def base(self) -> "LanguageModel":
@@ -116,6 +137,14 @@ class LanguageModel(nn.Module):
     def state_bytes(self, length: int) -> int:
         """Bytes of the state of one sequence after `length` tokens, float32."""
         return sum(mixer.state_bytes(length) for mixer in self.mixers())
+
+    def flops(self, context: int) -> int:
+        """Forward operations (2 a multiply-add) of one token that has `context` before it.
+
+        See `Mixer.flops` for what counts; the head does, looking up an embedding does not.
+        """
+        head = 2 * self.embed.weight.numel()
+        return head + sum(mixer.flops(context) for mixer in self.mixers())
 
     def mixers(self) -> list[Mixer]:
         """The layers, typed."""
@@ -145,7 +174,8 @@ def build(spec: dict[str, Any]) -> Any:
 def save(model: Any, folder: Path) -> None:
     """Write `config.json` (the spec) and `model.safetensors`."""
     write_json(folder / "config.json", model.spec)
-    tensors = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
+    # each shared parameter once, under its first name
+    tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
     write_bytes(folder / "model.safetensors", to_bytes(tensors))
 
 
@@ -167,6 +197,11 @@ def load_weights(model: Any, folder: Path) -> None:
     """
     path = folder / "model.safetensors"
     try:
-        model.load_state_dict(load_file(path))
+        found = load_file(path)
+        unknown = set(found) - {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        missing = {name for name, _ in model.named_parameters()} - set(found)
+        if unknown or missing:
+            raise RuntimeError(f"unknown: {sorted(unknown)}, missing: {sorted(missing)}")
+        model.load_state_dict(found, strict=False)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: not these weights ({error})") from error

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from forgetmenot import plugins
+from forgetmenot import plugins, resolve_weights
 from forgetmenot.code_hash import CodeHasher
-from forgetmenot.config import Dataset, Library, Main, Model, Paper, Scale, Stream, Study, Task
+from forgetmenot.config import Dataset, Library, Main, Paper, Scale, Stream, Study, Task
 from forgetmenot.config_files import check, one_of
 from forgetmenot.errors import UserError
 from forgetmenot.files import sha256_file
-from forgetmenot.model_spec import as_values, model_spec, module_options, plugin_options
+from forgetmenot.model_spec import as_values, model_spec, plugin_options
 from forgetmenot.report.spec import Claim, Table
+from forgetmenot.resolve_weights import Weights, model_roots
 
 STORE = "mlflow/store"
-TRAIN_OPTIONS = plugins.PACKAGE_ROOT / "train" / "options.py"
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,18 @@ class Plan:
 
     def stamps(self, out: str) -> list[str]:
         """Return the stamps that the job making `out` waits for. Raises UserError if none does."""
+        return [f"{folder}/stamp.json" for folder in self._job(out).upstream]
+
+    def stage(self, out: str) -> str:
+        """Return the stage of the job that makes `out`. Raises UserError if none does."""
+        return str(self._job(out).request["stage"])
+
+    def _job(self, out: str) -> Job:
         if out not in self.jobs:
             raise UserError(
                 f"{out}: not part of scale {self.main.scale}, papers {self.main.papers}"
             )
-        return [f"{folder}/stamp.json" for folder in self.jobs[out].upstream]
+        return self.jobs[out]
 
     @property
     def gpus(self) -> int:
@@ -142,8 +149,11 @@ class Plan:
 
     def _add_study(self, name: str, study: Study, where: str) -> None:
         size = self.library.size(study.size, f"{where}.size")
+        for variant in study.released:
+            one_of(variant, study.variants, f"{where}.released")
+        trained = [variant for variant in study.variants if variant not in study.released]
         for variant in study.train_overrides:
-            one_of(variant, study.variants, f"{where}.train_overrides")
+            one_of(variant, trained, f"{where}.train_overrides")
         streams = [self._stream(part, f"{where}.data.{n}") for n, part in enumerate(study.data)]
         for task in study.task_overrides:
             one_of(task, study.tasks, f"{where}.task_overrides")
@@ -156,27 +166,25 @@ class Plan:
                     model.init_from, study.variants[:n], f"{file}: init_from (earlier in {where})"
                 )
             spec = model_spec(model, size, file, str(self.library.path("sizes", study.size)))
-            overrides = study.train_overrides.get(variant, {})
-            train = module_options(TRAIN_OPTIONS, study.train | overrides, f"{where}.train")
-            train_spec = {
-                "model": spec,
-                "train": train,
-                "data": streams,
-                "init_from": "init" if model.init_from else None,
-                "trainable": model.trainable,
-                "device": self.main.device,
-            }
+            if variant in study.released:
+                source = study.released[variant]
+                place = f"{where}.released.{variant}.tokenizer"
+                tokenizer = source.tokenizer and self._add_dataset(source.tokenizer, place)
+                weights = resolve_weights.fetched(source, spec, tokenizer)
+            else:
+                weights = resolve_weights.trained(
+                    study, variant, model, spec, streams, self.main.device, where
+                )
             for seed in self.seeds(study):
-                self._add_run(name, study, variant, model, seed, train_spec, tasks)
+                self._add_run(name, study, variant, seed, weights, tasks)
 
     def _add_run(
         self,
         study_name: str,
         study: Study,
         variant: str,
-        model: Model,
         seed: int,
-        spec: dict[str, Any],
+        weights: Weights,
         tasks: dict[str, tuple[Task, dict[str, Any]]],
     ) -> None:
         study_path = f"{self.main.scale}/{study_name}"
@@ -192,14 +200,11 @@ class Plan:
                 "seed": seed,
             },
         }
-        inputs = {part["dataset"]: f"data/built/{part['dataset']}" for part in spec["data"]}
-        if model.init_from is not None:
-            inputs["init"] = f"results/{study_path}/{model.init_from}/seed{seed}/train"
-        used = _model_roots(spec["model"])
-        builders = {f"forgetmenot.data.{part['builder']}" for part in spec["data"]}
-        trained = self._add(
-            "train", f"results/{run}/train", run, used | builders, spec, inputs=inputs, **common
-        )
+        stage, spec, inputs, roots, init_from = weights
+        if init_from is not None:
+            inputs = {**inputs, "init": f"results/{study_path}/{init_from}/seed{seed}/train"}
+        made = self._add(stage, f"results/{run}/train", run, roots, spec, inputs=inputs, **common)
+        used = model_roots(spec["model"])
         mixers = {layer[0] for layer in spec["model"]["layers"]}
         for task_name, (task, options) in tasks.items():
             if task.requires is not None and task.requires not in mixers:
@@ -218,7 +223,7 @@ class Plan:
                     "options": options,
                     "device": self.main.device,
                 },
-                inputs={"model": trained, "data": data},
+                inputs={"model": made, "data": data},
                 **common | {"tags": common["tags"] | {"task": task_name}},
             )
 
@@ -259,11 +264,14 @@ class Plan:
         trains: dict[str, str] = {}
         results: dict[str, str] = {}
         for out, job in self.jobs.items():
-            if job.request["stage"] not in ("train", "evaluate"):
+            if job.request["stage"] not in ("train", "fetch", "evaluate"):
                 continue
             key = job.request["name"].removeprefix(f"{self.main.scale}/")
             inputs[key] = out
-            (trains if job.request["stage"] == "train" else results)[key] = out
+            (results if job.request["stage"] == "evaluate" else trains)[key] = out
+        # The report builds the models once more, without weights, to say what they cost.
+        models = [self.jobs[out].request["spec"]["model"] for out in trains.values()]
+        roots = set().union(*(model_roots(model) for model in models))
         published = sorted((self.library.folder.parents[1] / "reports/papers").glob("*.yaml"))
         spec = {
             "scale": self.main.scale,
@@ -283,7 +291,7 @@ class Plan:
             "report",
             f"reports/{self.main.scale}",
             name,
-            [],
+            roots,
             spec,
             inputs=inputs,
             tracking=self._tracking(f"{self.main.scale}/report"),
@@ -328,11 +336,6 @@ class Plan:
         for key, variant in named.items():
             if variant is not None:
                 one_of(variant, variants, f"{file}: {key}")
-
-
-def _model_roots(spec: dict[str, Any]) -> set[str]:
-    roots = {f"forgetmenot.mixers.{layer[0]}" for layer in spec["layers"]}
-    return roots | ({"forgetmenot.prosg.wrapper"} if spec["prosg"] else set())
 
 
 def load_plan(values: dict[str, Any], folder: Path) -> Plan:

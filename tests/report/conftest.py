@@ -40,6 +40,29 @@ def manifest(folder: Path, key: str, stage: str) -> None:
     )
 
 
+def spec(variant: str) -> dict[str, Any]:
+    """A model spec of the variant: two token mixers of each kind, and one MLP."""
+    heads = {"heads": 2, "kv_heads": 2, "head_dim": 4}
+    mixers = {
+        "gdn": ["gdn", {"heads": 2, "key_dim": 4, "value_dim": 4}],
+        "gdn_attn": ["attention", heads],
+        "gdn_lte": ["lte", {**heads, "window": 8, "budget": 40}],
+    }
+    layers = [mixers["gdn"], mixers[variant], mixers["gdn"], mixers[variant]]
+    plain = {"norm": "rmsnorm", "norm_eps": 1e-6, "tie_embeddings": True, "init_std": None}
+    layers.append(["swiglu", {"width": 16}])
+    return {"hidden": 8, "vocab": 10, "layers": layers, "prosg": None, **plain}
+
+
+def write_weights(folder: Path, key: str, stage: str) -> None:
+    """Write weights with 12 parameters, the spec of their variant, and the stage's manifest."""
+    header = json.dumps({"w": {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, 48]}}).encode()
+    weights = len(header).to_bytes(8, "little") + header + b"0" * 48
+    write_bytes(folder / "model.safetensors", weights)
+    write_json(folder / "config.json", spec(key.split("/")[1]))
+    manifest(folder, key, stage)
+
+
 def write_train(folder: Path, key: str, kept: bool = False, steps: int = 100) -> None:
     """Write a training run: loss falls from 3 to 1, 10 tokens a step, 12 parameters."""
     lines = []
@@ -60,11 +83,7 @@ def write_train(folder: Path, key: str, kept: bool = False, steps: int = 100) ->
             }
         lines.append(json.dumps(line) + "\n")
     write_text(folder / "curve.jsonl", "".join(lines))
-    header = json.dumps({"w": {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, 48]}}).encode()
-    write_bytes(
-        folder / "model.safetensors", len(header).to_bytes(8, "little") + header + b"0" * 48
-    )
-    manifest(folder, key, "train")
+    write_weights(folder, key, "train")
 
 
 def write_task(
@@ -114,14 +133,20 @@ def write_results(tmp_path: Path) -> Callable[..., Any]:
     """Function that writes a recall study below tmp_path and returns the report's request spec."""
 
     def write(
-        accuracy: dict[str, float], seeds: tuple[int, ...] = (0, 1), count: int = 200
+        accuracy: dict[str, float],
+        seeds: tuple[int, ...] = (0, 1),
+        count: int = 200,
+        fetched: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         root = tmp_path / "results" / "smoke"
         trains, results = {}, {}
         for variant, right in accuracy.items():
             for seed in seeds:
                 key = f"recall/{variant}/seed{seed}"
-                write_train(root / key / "train", f"{key}/train", kept=variant == "gdn_lte")
+                if variant in fetched:
+                    write_weights(root / key / "train", f"{key}/train", "fetch")
+                else:
+                    write_train(root / key / "train", f"{key}/train", kept=variant == "gdn_lte")
                 trains[key] = str(root / key / "train")
                 scores = [
                     (

@@ -34,6 +34,10 @@ def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+def _differs(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return not torch.equal(one, other)
+
+
 def test_it_learns_and_logs_what_it_writes(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     logged: list[tuple[int, dict[str, float]]] = []
     options = small_options(steps=120, tokens_per_step=128, learning_rate=3e-2)
@@ -142,6 +146,21 @@ def test_only_the_generator_moves_when_the_rest_is_frozen(
     assert moved == {"generator.weight", "generator.bias"}
 
 
+def test_a_frozen_router_stays_as_it_is_and_leaves_the_rest_alone(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    options = small_options(router_freeze=0.5, weight_decay=0.5)
+    trainer = make_trainer(options=options)
+    before = _weights(trainer)
+    for step in range(1, options.steps + 1):
+        trainer._advance(trainer._draw(step))
+        moved = {name for name, value in _weights(trainer).items() if _differs(value, before[name])}
+        router = {"evict.scorer.weight", "evict.scorer.bias"}
+        unused = {"generator.weight", "generator.bias"}
+        assert moved == set(before) - unused - (router if step <= options.steps // 2 else set())
+    assert trainer.optimizer.state["evict.scorer.weight"]["step"] == options.steps // 2
+
+
 def test_freeze_names_what_is_allowed() -> None:
     with pytest.raises(UserError, match=r"'some'.*'all', 'generator'"):
         freeze(StubModel(), "some")
@@ -155,7 +174,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_dump(
     def poison(_metrics: dict[str, float], step: int) -> None:
         if step == 8:
             torch.nn.init.constant_(trainer.model.mix.bias, float("inf"))
-            torch.nn.init.constant_(trainer.model.evict.score.weight, float("nan"))
+            torch.nn.init.constant_(trainer.model.evict.scorer.weight, float("nan"))
 
     trainer = make_trainer(log=poison)
     with pytest.raises(UserError, match=r"step 9: found loss nan.*dump-step-9\.json"):
@@ -165,7 +184,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_dump(
     assert report["stream"] == "count"
     assert report["loss"] == "nan"
     assert report["layer"] == "mix"
-    assert report["parameters"] == ["mix.bias", "evict.score.weight"]
+    assert report["parameters"] == ["mix.bias", "evict.scorer.weight"]
     batch = load_file(tmp_path / "work" / report["batch"])
     drawn = trainer.mixture.batch(9, 32).arrays
     assert batch.keys() == drawn.keys()

@@ -31,6 +31,20 @@ def test_plain_loss_and_accuracy_are_over_the_scored_positions() -> None:
     assert "score_BTH" in result.aux[1]
 
 
+def test_a_plain_batch_needs_no_state() -> None:
+    model, asked = _model(), []
+    inner = model.forward
+
+    def forward(*args: object, **kwargs: object) -> object:
+        asked.append(inner(*args, **kwargs))  # type: ignore[arg-type]
+        return asked[-1]
+
+    model.forward = forward  # type: ignore[method-assign, assignment]
+    loss(model, _batch(), small_options())
+    loss(model, _batch(prompt=5), small_options())
+    assert [out.state is None for out in asked] == [True, False, False]
+
+
 def test_a_batch_without_labels_costs_nothing() -> None:
     batch = _batch()
     empty = {"input_ids": batch["input_ids"], "labels": torch.full_like(batch["labels"], -100)}

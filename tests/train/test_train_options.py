@@ -23,6 +23,8 @@ def test_options_can_be_read_without_importing_the_module() -> None:
         ("betas", (0.9, 1.0)),
         ("precision", "fp16"),
         ("target_kept", 0),
+        ("router_freeze", 1.1),
+        ("lambda_shared", "group"),
     ],
 )
 def test_a_bad_value_is_named_with_what_was_found(key: str, value: object) -> None:

@@ -13,7 +13,7 @@ VOCAB = 11
 
 class Output(NamedTuple):
     logits_BLV: Tensor
-    state: Tensor
+    state: Tensor | None
     aux: list[dict[str, Tensor]]
 
 
@@ -24,11 +24,11 @@ class Evict(nn.Module):
         super().__init__()
         self.budget = budget
         self.receptive_margin = margin
-        self.score = nn.Linear(width, 2)
-        nn.init.ones_(self.score.bias)
+        self.scorer = nn.Linear(width, 2)
+        nn.init.ones_(self.scorer.bias)
 
     def forward(self, x_BLD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        score_BTH = self.score(x_BLD).sigmoid() - 0.5
+        score_BTH = self.scorer(x_BLD).sigmoid() - 0.5
         return x_BLD * (1 + score_BTH.mean(-1, keepdim=True)), {"score_BTH": score_BTH}
 
 
@@ -45,14 +45,19 @@ class StubModel(nn.Module):
         self.head = nn.Linear(width, VOCAB)
 
     def forward(
-        self, ids_BL: Tensor, state: Tensor | None = None, *, mask_BL: Tensor | None = None
+        self,
+        ids_BL: Tensor,
+        state: Tensor | None = None,
+        *,
+        mask_BL: Tensor | None = None,
+        need_state: bool = True,
     ) -> Output:
         x_BLD = self.embed(ids_BL)
         if mask_BL is not None:
             x_BLD = x_BLD * mask_BL[..., None]
         total_BLD = x_BLD.cumsum(1) + (0 if state is None else state[:, None])
         y_BLD, aux = self.evict(self.dropout(torch.tanh(self.mix(x_BLD + total_BLD))))
-        return Output(self.head(y_BLD), total_BLD[:, -1], [{}, aux])
+        return Output(self.head(y_BLD), total_BLD[:, -1] if need_state else None, [{}, aux])
 
     def commit_prompt(self, state: Tensor) -> Tensor:
         return state + self.generator(state)

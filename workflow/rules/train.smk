@@ -1,4 +1,5 @@
 rule train:
+    # The weights of a variant: trained, or fetched where others trained and released them.
     input:
         upstream=lambda wildcards: PLAN.stamps(f"results/{wildcards.run}/train"),
         request="work/requests/results/{run}/train.json",
@@ -8,8 +9,10 @@ rule train:
         "work/logs/results/{run}/train.log",
     threads: PLAN.main.threads
     resources:
-        gpu=PLAN.gpus,
+        gpu=lambda wildcards: PLAN.gpus * (PLAN.stage(f"results/{wildcards.run}/train") == "train"),
+    params:
+        stage=lambda wildcards: PLAN.stage(f"results/{wildcards.run}/train"),
     message:
-        "train {wildcards.run}"
+        "{params.stage} {wildcards.run}"
     shell:
-        "{PYTHON:q} -m forgetmenot.cli.train --request {input.request:q} 2>&1 | tee {log:q}"
+        "{PYTHON:q} -m forgetmenot.cli.{params.stage} --request {input.request:q} 2>&1 | tee {log:q}"

@@ -9,8 +9,15 @@ import torch.nn.functional as F
 CHUNK = 64
 
 
-def _working_dtype(tensor: torch.Tensor) -> torch.dtype:
+def working_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """The dtype sums and states are held in."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def unit_length(x: torch.Tensor) -> torch.Tensor:
+    """X / sqrt(|x|^2 + 1e-6) over the last dimension, in float32 or wider."""
+    x = x.to(working_dtype(x))
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
 def recurrent(
@@ -23,21 +30,36 @@ def recurrent(
     initial_state_BHKV: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One step a token, as the definition reads: the oracle of the tests."""
-    dtype = _working_dtype(q_BTHK)
-    q, k, v, g, beta = (x.to(dtype) for x in (q_BTHK * scale, k_BTHK, v_BTHV, g_BTH, beta_BTH))
-    batch, time, heads, key_dim = q.shape
     state = initial_state_BHKV
     if state is None:
-        state = q.new_zeros(batch, heads, key_dim, v.shape[-1])
-    state = state.to(dtype)
+        batch, _, heads, key_dim = q_BTHK.shape
+        state = q_BTHK.new_zeros(batch, heads, key_dim, v_BTHV.shape[-1])
+    state = state.to(working_dtype(q_BTHK))
     outputs = []
-    for t in range(time):
-        state = state * g[:, t, :, None, None].exp()
-        read = torch.einsum("bhkv,bhk->bhv", state, k[:, t])
-        write = beta[:, t, :, None] * (v[:, t] - read)
-        state = state + k[:, t, :, :, None] * write[:, :, None, :]
-        outputs.append(torch.einsum("bhkv,bhk->bhv", state, q[:, t]))
-    return torch.stack(outputs, 1).to(v_BTHV.dtype), state
+    for q, k, v, g, beta in zip(
+        *(x.unbind(1) for x in (q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH)), strict=True
+    ):
+        o, state = step(q, k, v, g, beta, scale, state)
+        outputs.append(o)
+    return torch.stack(outputs, 1), state
+
+
+def step(
+    q_BHK: torch.Tensor,
+    k_BHK: torch.Tensor,
+    v_BHV: torch.Tensor,
+    g_BH: torch.Tensor,
+    beta_BH: torch.Tensor,
+    scale: float,
+    state_BHKV: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token; output and new state in the state's dtype. Differentiable: the state is kept."""
+    q, k, v, g, beta = (x.to(state_BHKV.dtype) for x in (q_BHK, k_BHK, v_BHV, g_BH, beta_BH))
+    decayed = state_BHKV * g.exp()[..., None, None]
+    read_BH1V = k[..., None, :] @ decayed
+    write_BH1V = beta[..., None, None] * (v[..., None, :] - read_BH1V)
+    state = torch.addcmul(decayed, k[..., None], write_BH1V)
+    return (scale * q[..., None, :] @ state).squeeze(-2), state
 
 
 def chunked(
@@ -53,7 +75,7 @@ def chunked(
 
     Decays only ever enter as exp of differences that are at most 0, so nothing overflows.
     """
-    dtype = _working_dtype(q_BTHK)
+    dtype = working_dtype(q_BTHK)
     batch, time, heads, key_dim = q_BTHK.shape
     size = min(CHUNK, time)
     chunks = -(-time // size)
@@ -65,7 +87,7 @@ def chunked(
             x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, chunks * size - time))
         return x.unflatten(1, (chunks, size)).movedim(3, 1)
 
-    q, k, v = split(q_BTHK * scale), split(k_BTHK), split(v_BTHV)
+    q, k, v = split(q_BTHK) * scale, split(k_BTHK), split(v_BTHV)
     g_BHNC, beta = split(g_BTH).cumsum(-1), split(beta_BTH)[..., None]
     within = g_BHNC[..., :, None] - g_BHNC[..., None, :]
     causal = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
@@ -91,4 +113,4 @@ def chunked(
         outputs.append(q_decayed[:, :, n] @ state + scores[:, :, n] @ written)
         state = state * total_BHN[:, :, n, None, None] + k_decayed[:, :, n].mT @ written
     o_BTHV = torch.stack(outputs, 2).flatten(2, 3)[:, :, :time].transpose(1, 2)
-    return o_BTHV.to(v_BTHV.dtype), state
+    return o_BTHV, state

@@ -1,21 +1,13 @@
-"""LTE attention in PyTorch: the visibility rule, dense attention under it, and the streaming top-b.
+"""LTE attention in PyTorch: the visibility rule, and attention under it, dense and as a loop.
 
-Shape suffixes: B batch, T queries, C columns, N held entries, H KV heads, G query heads, D width.
+Shape suffixes: B batch, T queries, C columns, H KV heads, G query heads, D width.
 """
-
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-FOREVER = 2**62
-
-
-class Slots(NamedTuple):
-    """Entries of the kept buffer, per head; position -1 marks an empty slot."""
-
-    score_BNH: torch.Tensor
-    position_BNH: torch.Tensor
+FOREVER = 2**31 - 1  # visible_until of a column that is never evicted (int32)
+CHUNK = 512  # queries of a whole sequence whose mask exists at the same time
 
 
 def visible(
@@ -25,10 +17,10 @@ def visible(
     window: int | None,
     sink: int,
 ) -> torch.Tensor:
-    """The mask [B, H, T, C]. Padding queries see padding columns only, so no row is empty."""
+    """The mask [B, H or 1, T, C]."""
     i = position_BT[:, None, :, None]
     j = position_BCH.permute(0, 2, 1)[:, :, None, :]
-    mask = (j <= i) & ((j >= 0) | (i < 0))
+    mask = (j <= i) & (j >= 0)
     if window is None:
         return mask
     near = (i - j < window) | (j < sink)
@@ -47,16 +39,63 @@ def dense_attention(
     window: int | None,
     sink: int,
     scale: float,
-) -> torch.Tensor:
+    return_lse: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """PyTorch's attention under the mask: O(T C), fast on CPUs at the lengths used there."""
     groups = q_BTGD.shape[2] // k_BCHD.shape[2]
     mask = visible(position_BT, position_BCH, visible_until_BCH, window, sink)
     if mask.shape[1] > 1:
         mask = mask.repeat_interleave(groups, 1)
-    q, k, v = (x.transpose(1, 2) for x in (q_BTGD, k_BCHD, v_BCHD))
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
+    q, k, v = _by_query_head(q_BTGD, k_BCHD, v_BCHD)
+    o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
+    return o, _log_sum_exp(q, k, mask, scale) if return_lse else None
+
+
+def causal_attention(
+    q_BTGD: torch.Tensor, k_BTHD: torch.Tensor, v_BTHD: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Full causal attention of a whole sequence, without building a mask."""
+    q, k, v = _by_query_head(q_BTGD, k_BTHD, v_BTHD)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2)
+
+
+def whole_sequence(
+    q_BTGD: torch.Tensor,
+    k_BTHD: torch.Tensor,
+    v_BTHD: torch.Tensor,
+    visible_until_BTH: torch.Tensor | None,
+    window: int | None,
+    sink: int,
+    scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Dense attention of whole sequences, a chunk of queries at a time."""
+    batch, time = q_BTGD.shape[:2]
+    everything = window is None or (window >= time and visible_until_BTH is None)
+    if everything and not return_lse:
+        return causal_attention(q_BTGD, k_BTHD, v_BTHD, scale), None
+    position_T = torch.arange(time, device=q_BTGD.device)
+    near_only = window is not None and visible_until_BTH is None and sink == 0
+    outputs, sums = [], []
+    for start in range(0, time, CHUNK):
+        stop = min(start + CHUNK, time)
+        first = max(0, start - window + 1) if near_only and window is not None else 0
+        o, lse = dense_attention(
+            q_BTGD[:, start:stop],
+            k_BTHD[:, first:stop],
+            v_BTHD[:, first:stop],
+            position_T[first:stop].view(1, -1, 1).expand(batch, -1, -1),
+            None if visible_until_BTH is None else visible_until_BTH[:, first:stop],
+            position_T[start:stop].expand(batch, -1),
+            window,
+            sink,
+            scale,
+            return_lse,
+        )
+        outputs.append(o)
+        sums.append(lse)
+    whole_lse = torch.cat([x for x in sums if x is not None], 1) if return_lse else None
+    return torch.cat(outputs, 1), whole_lse
 
 
 def looped_attention(
@@ -69,12 +108,12 @@ def looped_attention(
     window: int | None,
     sink: int,
     scale: float,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """One query and head at a time over the columns it sees: the oracle of the tests."""
     batch, time, heads, _ = q_BTGD.shape
     kv_heads = k_BCHD.shape[2]
     position_BCH = position_BCH.expand(-1, -1, kv_heads)
-    rows = []
+    rows, sums = [], []
     for b in range(batch):
         for t in range(time):
             i = int(position_BT[b, t])
@@ -84,66 +123,48 @@ def looped_attention(
                 for c, j in enumerate(position_BCH[b, :, h].tolist()):
                     until = 0 if visible_until_BCH is None else int(visible_until_BCH[b, c, h])
                     near = window is None or i - j < window or j < sink or i < until
-                    if j <= i and (j >= 0 or i < 0) and near:
+                    if 0 <= j <= i and near:
                         seen.append(c)
-                weight = (k_BCHD[b, seen, h] @ q_BTGD[b, t, g] * scale).softmax(0)
-                rows.append(weight @ v_BCHD[b, seen, h])
-    return torch.stack(rows).unflatten(0, (batch, time, heads))
+                logit = k_BCHD[b, seen, h] @ q_BTGD[b, t, g] * scale
+                rows.append(logit.softmax(0) @ v_BCHD[b, seen, h])
+                sums.append(logit.logsumexp(0))
+    shape = (batch, time, heads)
+    return torch.stack(rows).unflatten(0, shape), torch.stack(sums).unflatten(0, shape)
 
 
-def streaming_cap(
-    score_BCH: torch.Tensor,
-    position_BC: torch.Tensor,
-    queries: int,
-    window: int,
+def whole_sequence_looped(
+    q_BTGD: torch.Tensor,
+    k_BTHD: torch.Tensor,
+    v_BTHD: torch.Tensor,
+    visible_until_BTH: torch.Tensor | None,
+    window: int | None,
     sink: int,
-    budget: int | None,
-    held: Slots,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `lte_streaming_cap`. One step a query when there is a cap, none without."""
-    position_BC1 = position_BC[..., None]
-    is_sink = (position_BC1 >= 0) & (position_BC1 < sink)
-    wanted = ((score_BCH > 0) | is_sink) & (position_BC1 >= 0)
-    until_held = torch.full_like(held.position_BNH, FOREVER)
-    until = torch.where(wanted, FOREVER, torch.zeros_like(position_BC1))
-    if budget is None:
-        return until, until_held
-    if budget == 0:
-        return torch.zeros_like(until), until_held
-    batch, count, heads = score_BCH.shape
-    old = held.position_BNH.shape[1]
-    # all entries by one index: the held ones first, then the columns
-    score = torch.cat((held.score_BNH, score_BCH.detach()), 1).masked_fill(
-        torch.cat((held.position_BNH, position_BC1.expand(-1, -1, heads)), 1) < 0, -torch.inf
-    )
-    score[:, old:].masked_fill_(is_sink, torch.inf)
-    score[:, :old].masked_fill_((held.position_BNH >= 0) & (held.position_BNH < sink), torch.inf)
-    until = torch.cat((until_held, until), 1).movedim(1, 2).contiguous()
-    score = score.movedim(1, 2).contiguous()  # [B, H, N + C]
-    wanted = wanted.movedim(1, 2)
+    scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The definition, for whole sequences."""
+    batch, time = q_BTGD.shape[:2]
+    position_BT = torch.arange(time, device=q_BTGD.device).expand(batch, time)
+    columns = (k_BTHD, v_BTHD, position_BT[..., None], visible_until_BTH)
+    o, lse = looped_attention(q_BTGD, *columns, position_BT, window, sink, scale)
+    return o, lse if return_lse else None
 
-    slot_index = torch.full((batch, heads, budget), -1, device=score.device)
-    slot_index[..., :old] = torch.arange(old, device=score.device)
-    slot_score = torch.full((batch, heads, budget), -torch.inf, dtype=score.dtype).to(score.device)
-    slot_score[..., :old] = score[..., :old]
-    first = count - queries
-    for t in range(max(0, window - first), queries):
-        column = first + t - window  # leaves the window as query t arrives
-        candidate = score[..., old + column]
-        lowest = slot_score.amin(-1, keepdim=True)
-        # the index grows with the position, so the largest index among equals is the newest
-        slot = slot_index.masked_fill(slot_score > lowest, -2).argmax(-1, keepdim=True)
-        enters = wanted[..., column] & (candidate > lowest[..., 0])
-        leaver = slot_index.gather(-1, slot)
-        evicted = enters[..., None] & (leaver >= 0) & (lowest > -torch.inf)
-        i_B = position_BC[:, first + t].view(-1, 1, 1)
-        target = leaver.clamp(min=0)
-        until.scatter_(-1, target, torch.where(evicted, i_B, until.gather(-1, target)))
-        # a column that never enters is seen from the window alone
-        until[..., old + column] = torch.where(enters, until[..., old + column], 0)
-        kept_score, kept_index = slot_score.gather(-1, slot), slot_index.gather(-1, slot)
-        new_score, new_index = candidate[..., None], torch.full_like(kept_index, old + column)
-        slot_score.scatter_(-1, slot, torch.where(enters[..., None], new_score, kept_score))
-        slot_index.scatter_(-1, slot, torch.where(enters[..., None], new_index, kept_index))
-    until = until.movedim(2, 1)
-    return until[:, old:], until[:, :old]
+
+def _by_query_head(
+    q_BTGD: torch.Tensor, k_BCHD: torch.Tensor, v_BCHD: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Heads first, and each KV head repeated for the query heads that read it."""
+    groups = q_BTGD.shape[2] // k_BCHD.shape[2]
+    q, k, v = (x.transpose(1, 2) for x in (q_BTGD, k_BCHD, v_BCHD))
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    return q, k, v
+
+
+def _log_sum_exp(
+    q_BGTD: torch.Tensor, k_BGCD: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """[B, T, G], summed in float32 or wider."""
+    dtype = torch.float64 if q_BGTD.dtype == torch.float64 else torch.float32
+    logits = q_BGTD.to(dtype) * scale @ k_BGCD.to(dtype).mT
+    return logits.masked_fill(~mask, -torch.inf).logsumexp(-1).transpose(1, 2)

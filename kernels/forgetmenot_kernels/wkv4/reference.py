@@ -28,10 +28,14 @@ def recurrent(
     decay_D: torch.Tensor,
     bonus_D: torch.Tensor,
     initial_state: WKV4State,
+    last_B: torch.Tensor | None,
 ) -> tuple[torch.Tensor, WKV4State]:
-    """One step a token, as the definition reads: the oracle of the tests."""
+    """One step a token, as the definition reads: the oracle of the tests.
+
+    The state is that after token `last_B` of each row; None = after the last one.
+    """
     a, b, p = initial_state
-    outputs = []
+    outputs, states = [], []
     for k, v in zip(k_BTD.to(p.dtype).unbind(1), v_BTD.to(p.dtype).unbind(1), strict=True):
         top = torch.maximum(p, bonus_D + k)
         old, new = (p - top).exp(), (bonus_D + k - top).exp()
@@ -39,6 +43,12 @@ def recurrent(
         top = torch.maximum(p - decay_D, k)
         old, new = (p - decay_D - top).exp(), (k - top).exp()
         a, b, p = old * a + new * v, old * b + new, top
+        states.append((a, b, p))
+    if last_B is not None:
+        chosen = [states[t] for t in last_B.tolist()]
+        a, b, p = (
+            torch.stack([state[n][row] for row, state in enumerate(chosen)]) for n in range(3)
+        )
     return torch.stack(outputs, 1).to(v_BTD.dtype), WKV4State(a, b, p)
 
 
@@ -48,11 +58,13 @@ def scan(
     decay_D: torch.Tensor,
     bonus_D: torch.Tensor,
     initial_state: WKV4State,
+    last_B: torch.Tensor | None,
 ) -> tuple[torch.Tensor, WKV4State]:
     """Inclusive scan by doubling over [initial state, token 1, ..., token T]: log2 T passes.
 
-    The maxima p only stabilise, so they carry no gradient: the gradient of k enters through
-    exp(k - stop(k)), whose value is 1.
+    The state is that after token `last_B` of each row; None = after the last one. The maxima p
+    only stabilise, so they carry no gradient: the gradient of k enters through exp(k - stop(k)),
+    whose value is 1.
     """
     time, dtype = k_BTD.shape[1], initial_state.p.dtype
     k, v = k_BTD.to(dtype), v_BTD.to(dtype)
@@ -74,4 +86,7 @@ def scan(
     top = torch.maximum(p[:, :-1], (bonus_D + k).detach())
     old, new = (p[:, :-1] - top).exp(), (bonus_D + k - top).exp()
     wkv_BTD = (a[:, :-1] * old + v * new) / (b[:, :-1] * old + new)
-    return wkv_BTD.to(v_BTD.dtype), WKV4State(a[:, -1], b[:, -1], p[:, -1])
+    if last_B is None:
+        return wkv_BTD.to(v_BTD.dtype), WKV4State(a[:, -1], b[:, -1], p[:, -1])
+    rows = torch.arange(len(last_B), device=last_B.device)
+    return wkv_BTD.to(v_BTD.dtype), WKV4State(*(x[rows, last_B + 1] for x in (a, b, p)))

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
-from torch.utils import _pytree
 
 from forgetmenot.data.prosg.batch import left_pad
 from forgetmenot.data.prosg.evalset import Record
 from forgetmenot.data.prosg.world import CLOSE, OPEN, POOLS, World
+from forgetmenot.mixers.base import select_rows
 
 CHUNK = 256
 """Body tokens per forward pass: bounds the memory of the logits."""
@@ -129,13 +129,8 @@ class _Questions:
         self.owner_Q = torch.arange(len(records), device=device).repeat_interleave(self.shape[1])
 
     def ask(self, model: Any, state: Any) -> dict[str, torch.Tensor]:
-        """Scores [B, Q] of every probe from a copy of `state`, which is left as it was.
-
-        The tensors of a state have the batch first, or no axis at all and are shared.
-        """
-        copies = _pytree.tree_map_only(
-            torch.Tensor, lambda t: t.index_select(0, self.owner_Q) if t.ndim else t, state
-        )
+        """Scores [B, Q] of every probe from a copy of `state`, which is left as it was."""
+        copies = select_rows(state, self.owner_Q)
         logits_QLV = model(self.ids_QL, state=copies).logits_BLV
         rows_Q = torch.arange(len(self.last_Q), device=logits_QLV.device)
         logits_QV = logits_QLV[rows_Q, self.last_Q].float()

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
+from forgetmenot.mixers.base import Mixed, Place, Turn, positions
 from forgetmenot.mixers.base import Mixer as Base
-from forgetmenot.mixers.base import Place, start_positions
+from forgetmenot.mixers.growing_cache import GrowingCache, append, start_cache
 from forgetmenot.mixers.rotary import rotate
-from forgetmenot_kernels.lte_attention import Columns, attend
+from forgetmenot.mixers.window_cache import Rule
+from forgetmenot_kernels.lte_attention import Cache, Columns, attend, lte_attention, read_slots
+from forgetmenot_kernels.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,12 @@ class Options:
             raise ValueError(f"kv_heads: found {self.kv_heads}; allowed: divisors of {self.heads}")
 
 
-class State(NamedTuple):
-    """Rotated keys and values of the last tokens (all, or W of them) and the tokens seen."""
+class WindowState(NamedTuple):
+    """The last W keys and values."""
 
-    k_BCHD: torch.Tensor
-    v_BCHD: torch.Tensor
-    position_BC: torch.Tensor
-    length_B: torch.Tensor
+    cache: Cache
+    turn: Turn
+    at: int
 
 
 class Mixer(Base):
@@ -49,45 +50,79 @@ class Mixer(Base):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        self._reset_linears()
+        self._reset_linears(residual=self.out)
 
     def state_bytes(self, length: int) -> int:
-        """Keys and values of the visible tokens (bytes, float32)."""
+        """Keys and values of all tokens, or of the window's slots (bytes, float32)."""
         o = self.options
-        tokens = length if o.window is None else min(length, o.window)
-        return 4 * 2 * tokens * o.kv_heads * o.head_dim
+        return 4 * 2 * (o.window or length) * o.kv_heads * o.head_dim
 
-    def forward(
+    def flops(self, context: int) -> int:
+        """Projections, and scores and sums over the tokens seen."""
+        o = self.options
+        seen = min(context + 1, o.window or context + 1)
+        return super().flops(context) + 4 * seen * o.heads * o.head_dim
+
+    def mix(
         self,
         x_BLD: torch.Tensor,
-        state: State | None = None,
-        *,
-        mask_BL: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, State, dict[str, torch.Tensor]]:
+        state: GrowingCache | WindowState | None,
+        packing: Packing | None,
+        need_state: bool,
+    ) -> Mixed:
         o = self.options
-        position_BL = start_positions(state.length_B if state else None, mask_BL, x_BLD)
+        length_B = None
+        if state is not None:
+            length_B = (state.cache if isinstance(state, WindowState) else state).length_B
+        position_BL = positions(x_BLD, length_B, packing)
         q = rotate(self.q(x_BLD).unflatten(-1, (o.heads, -1)), position_BL, o.rope_theta)
         k = rotate(self.k(x_BLD).unflatten(-1, (o.kv_heads, -1)), position_BL, o.rope_theta)
         v = self.v(x_BLD).unflatten(-1, (o.kv_heads, -1))
-        position_BC = position_BL
-        fresh = state is None and mask_BL is None
-        if state is not None:
-            k, v = torch.cat((state.k_BCHD, k), 1), torch.cat((state.v_BCHD, v), 1)
-            position_BC = torch.cat((state.position_BC, position_BL), 1)
-        if fresh and (o.window is None or o.window >= x_BLD.shape[1]):
-            y = causal(q, k, v)
+        new_state: GrowingCache | WindowState | None = None
+        if state is None:
+            y = lte_attention(q, k, v, window=o.window, cu_seqlens=packing)
+            if need_state and o.window is None:
+                new_state = start_cache(k, v, packing)
+            elif need_state and o.window is not None:
+                cache = Rule(o.window).start(k, v, None, None, packing)
+                new_state = WindowState(cache, Turn(), 0)
+        elif isinstance(state, WindowState):
+            y, new_state = self._in_window(q, k, v, position_BL, state)
         else:
-            y = attend(q, Columns(k, v, position_BC[..., None]), position_BL, window=o.window)
-        if o.window is not None:
-            k, v, position_BC = (x[:, -o.window :] for x in (k, v, position_BC))
-        state = State(k, v, position_BC, position_BL[:, -1] + 1)
-        return self.out(y.flatten(2)), state, {}
+            new_state = append(state, k, v)
+            y = over_everything(q, new_state, position_BL)
+        return self.out(y.flatten(2)), new_state, {}
+
+    def _in_window(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        position_BL: torch.Tensor,
+        state: WindowState,
+    ) -> tuple[torch.Tensor, WindowState]:
+        assert self.options.window is not None
+        rule = Rule(self.options.window)
+        if q.shape[1] == 1 and not (q.requires_grad or state.cache.k_BHCD.requires_grad):
+            at = state.turn.take(state.at)
+            return rule.step(q, k, v, state.cache), WindowState(state.cache, state.turn, at)
+        state.turn.check(state.at)
+        score = k.new_zeros(k.shape[:3])
+        y, _, cache = rule.segment(q, k, v, score, position_BL, state.cache)
+        return y, WindowState(cache, Turn(), 0)
 
 
-def causal(q_BLGD: torch.Tensor, k_BLHD: torch.Tensor, v_BLHD: torch.Tensor) -> torch.Tensor:
-    """Full causal attention of a whole sequence, without building a mask."""
-    groups = q_BLGD.shape[2] // k_BLHD.shape[2]
-    q, k, v = (x.transpose(1, 2) for x in (q_BLGD, k_BLHD, v_BLHD))
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+def over_everything(
+    q_BLGD: torch.Tensor, cache: GrowingCache, position_BL: torch.Tensor
+) -> torch.Tensor:
+    """Full attention of the last L tokens of each sequence over all that the cache holds."""
+    k_BHCD, v_BHCD = (x[:, :, : cache.longest] for x in (cache.k_BHCD, cache.v_BHCD))
+    slots = torch.arange(cache.longest, device=q_BLGD.device)
+    if q_BLGD.shape[1] == 1 and not q_BLGD.requires_grad:
+        seen_BHC = (slots <= position_BL)[:, None].expand(-1, k_BHCD.shape[1], -1)
+        scale = q_BLGD.shape[-1] ** -0.5
+        return read_slots(q_BLGD[:, 0], k_BHCD, v_BHCD, seen_BHC, scale)[0][:, None]
+    columns = Columns(
+        k_BHCD.movedim(1, 2), v_BHCD.movedim(1, 2), slots.expand(len(q_BLGD), -1)[..., None]
+    )
+    return attend(q_BLGD, columns, position_BL, window=None)

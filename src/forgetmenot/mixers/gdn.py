@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from forgetmenot.mixers.base import Mixed, Place, Turn
 from forgetmenot.mixers.base import Mixer as Base
-from forgetmenot.mixers.base import Place, hide_padding
-from forgetmenot_kernels.gated_delta_rule import gated_delta_rule
+from forgetmenot_kernels.gated_delta_rule import gated_delta_rule, gated_delta_rule_step
+from forgetmenot_kernels.packing import Packing
 from forgetmenot_kernels.short_conv import short_conv
 
 
@@ -22,6 +23,7 @@ class Options:
     key_dim: int  # width of a head's keys
     value_dim: int  # width of a head's values
     conv: int = 4  # taps of the short convolutions on q, k and v
+    gdn_init: Literal["paper", "zeros"] = "paper"  # how A_log and dt_bias start
 
 
 class State(NamedTuple):
@@ -29,6 +31,8 @@ class State(NamedTuple):
 
     memory_BHKV: torch.Tensor
     conv_BWD: torch.Tensor
+    turn: Turn
+    at: int
 
 
 class Mixer(Base):
@@ -54,12 +58,20 @@ class Mixer(Base):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """A ~ U(0, 16); dt log-uniform in [1e-3, 1e-1], at least 1e-4 (section 1.4)."""
-        self._reset_linears()
+        """A ~ U(0, 16); dt log-uniform in [1e-3, 1e-1], at least 1e-4 (section 1.4).
+
+        `gdn_init: zeros` starts A_log and dt_bias at 0 instead: the reference's hybrid class leaves
+        them as the memory was (LTE specification, section 9, point 8).
+        """
+        self._reset_linears(residual=self.out)
         self.norm.reset_parameters()
         with torch.no_grad():
             bound = self.options.conv**-0.5
             self.conv_weight.uniform_(-bound, bound)
+            if self.options.gdn_init == "zeros":
+                self.A_log.zero_()
+                self.dt_bias.zero_()
+                return
             self.A_log.uniform_(0, 16).clamp_(min=1e-4).log_()
             dt = self.dt_bias.uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=1e-4)
             self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus of it is dt
@@ -69,30 +81,57 @@ class Mixer(Base):
         o = self.options
         return 4 * (o.heads * o.key_dim * o.value_dim + (o.conv - 1) * sum(self.widths))
 
-    def forward(
-        self,
-        x_BLD: torch.Tensor,
-        state: State | None = None,
-        *,
-        mask_BL: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, State, dict[str, torch.Tensor]]:
+    def flops(self, context: int) -> int:
+        """Projections, and the state's decay, correction, write and read; constant in `context`."""
         o = self.options
-        if mask_BL is not None and state is not None:
-            raise ValueError("mask: found one beside a state; allowed: only at a sequence's start")
-        x_BLD = hide_padding(x_BLD, mask_BL)
-        conv = state.conv_BWD if state else None
-        qkv, conv = short_conv(self.qkv(x_BLD), self.conv_weight, initial_state_BWD=conv)
+        convolution = 2 * o.conv * sum(self.widths)
+        return super().flops(context) + convolution + 7 * o.heads * o.key_dim * o.value_dim
+
+    def mix(
+        self, x_BLD: torch.Tensor, state: State | None, packing: Packing | None, need_state: bool
+    ) -> Mixed:
+        o = self.options
+        qkv, conv = short_conv(
+            self.qkv(x_BLD),
+            self.conv_weight,
+            initial_state=state.conv_BWD if state else None,
+            output_final_state=need_state,
+            cu_seqlens=packing,
+        )
         q, k, v = (x.unflatten(-1, (o.heads, -1)) for x in qkv.split(self.widths, -1))
-        q, k = unit_length(q), unit_length(k)
-        g_BLH = -self.A_log.float().exp() * F.softplus(self.a(x_BLD).float() + self.dt_bias)
-        beta_BLH = self.b(x_BLD).sigmoid()
-        memory = state.memory_BHKV if state else None
-        o_BLHV, memory = gated_delta_rule(q, k, v, g_BLH, beta_BLH, initial_state_BHKV=memory)
+        g = -at_least_float32(self.A_log).exp() * F.softplus(
+            at_least_float32(self.a(x_BLD)) + self.dt_bias
+        )
+        beta = self.b(x_BLD).sigmoid()
+        memory: torch.Tensor | None
+        learning = q.requires_grad or (state is not None and state.memory_BHKV.requires_grad)
+        if state is not None and x_BLD.shape[1] == 1 and not learning:
+            turn, at = state.turn, state.turn.take(state.at)
+            q_BHK, k_BHK, v_BHV, g_BH, beta_BH = (x[:, 0] for x in (q, k, v, g, beta))
+            o_BHV, memory = gated_delta_rule_step(
+                q_BHK, k_BHK, v_BHV, g_BH, beta_BH, state.memory_BHKV, qk_l2norm=True
+            )
+            o_BLHV = o_BHV[:, None]
+        else:
+            turn, at = Turn(), 0
+            if state is not None:
+                state.turn.check(state.at)
+            o_BLHV, memory = gated_delta_rule(
+                q,
+                k,
+                v,
+                g,
+                beta,
+                qk_l2norm=True,
+                initial_state=state.memory_BHKV if state else None,
+                output_final_state=need_state,
+                cu_seqlens=packing,
+            )
+        new_state = None if memory is None or conv is None else State(memory, conv, turn, at)
         y = self.norm(o_BLHV).flatten(2) * F.silu(self.gate(x_BLD))
-        return self.out(y), State(memory, conv), {}
+        return self.out(y), new_state, {}
 
 
-def unit_length(x: torch.Tensor) -> torch.Tensor:
-    """X / sqrt(|x|^2 + 1e-6) over the last dimension; the sum is taken in float32 or wider."""
-    squares = x.float().square() if x.dtype in (torch.bfloat16, torch.float16) else x.square()
-    return x * torch.rsqrt(squares.sum(-1, keepdim=True) + 1e-6).to(x.dtype)
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """Half precision in float32, everything else as it is."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -43,24 +43,26 @@ class HeadwiseConv(nn.Module):
 class Scorer(nn.Module):
     """The logit r of keeping a token: r = CNN([k; v]), kept iff r > 0 (specification, 2.1).
 
-    The score of the paper is s = sigmoid(r) - 0.5. Buffers rank by r itself: the same order, but
-    without the ties that a saturating sigmoid has in floating point.
+    Buffers rank by r itself: the same order as by the score, but without the ties that a
+    saturating sigmoid has in floating point.
 
-    Widths 2D -> D -> D/2 -> D/4 -> 1, SiLU and dropout between, keys before rotation. The score of
-    a token depends on `margin` tokens on either side. Positions before the sequence are zero in
-    every layer, so that padded and unpadded sequences score alike.
+    Widths 2D -> D -> D/2 -> D/4 -> 1, SiLU and dropout between, keys before rotation; a layer for
+    each of `kernels`. The score of a token depends on `margin` tokens on either side. Positions
+    outside the sequence are zero in every layer, so that padded and unpadded sequences score
+    alike. `sets` of weights: one a head, or a single one for all heads.
     """
 
     def __init__(
-        self, heads: int, head_dim: int, kernels: list[int], dilations: list[int], dropout: float
+        self, sets: int, head_dim: int, kernels: list[int], dilations: list[int], dropout: float
     ) -> None:
         super().__init__()
+        self.sets = sets
         widths = [2 * head_dim // 2**n for n in range(len(kernels) + 1)]
         self.convs = nn.ModuleList(
-            HeadwiseConv(heads, widths[n], widths[n + 1], taps, dilation)
+            HeadwiseConv(sets, widths[n], widths[n + 1], taps, dilation)
             for n, (taps, dilation) in enumerate(zip(kernels, dilations, strict=True))
         )
-        self.project = HeadwiseConv(heads, widths[-1], 1, 1, 1)
+        self.project = HeadwiseConv(sets, widths[-1], 1, 1, 1)
         self.dropout = nn.Dropout(dropout)
         self.margin = sum((k - 1) * d for k, d in zip(kernels, dilations, strict=True)) // 2
 
@@ -71,11 +73,26 @@ class Scorer(nn.Module):
                 conv.reset_parameters()
         self.project.reset_parameters(bias=0.5)
 
-    def forward(self, pairs_BTHE: torch.Tensor, token_BT: torch.Tensor) -> torch.Tensor:
-        """[k; v] of each head [B, T, H, 2D] and what is a token, to logits [B, T, H]."""
+    def flops(self) -> int:
+        """Forward operations for one token of one head (2 a multiply-add)."""
+        weights = sum(m.weight[0].numel() for m in self.modules() if isinstance(m, HeadwiseConv))
+        return 2 * weights
+
+    def forward(self, pairs_BTHE: torch.Tensor, token_BT: torch.Tensor | None) -> torch.Tensor:
+        """[k; v] of each head [B, T, H, 2D], and what is a token (None = all), to logits [B, T, H].
+
+        Logits are float32, or float64 beside float64 data.
+        """
         x = pairs_BTHE.permute(2, 0, 1, 3)
-        whole = bool(token_BT.all())
+        heads, batch = x.shape[:2]
+        if token_BT is not None:
+            token = token_BT[..., None].to(x.dtype)
+        if self.sets == 1:
+            x = x.flatten(0, 1)[None]
+            if token_BT is not None:
+                token = token.repeat(heads, 1, 1)
         for conv in self.convs:
-            x = x if whole else x * token_BT[..., None].to(x.dtype)
+            x = x if token_BT is None else x * token
             x = F.silu(conv(self.dropout(x)))
-        return self.project(x).squeeze(-1).permute(1, 2, 0)
+        logits = self.project(x).reshape(heads, batch, -1).permute(1, 2, 0)
+        return logits if logits.dtype == torch.float64 else logits.float()

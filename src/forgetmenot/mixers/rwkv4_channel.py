@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from forgetmenot.mixers.base import Mixed, Place
 from forgetmenot.mixers.base import Mixer as Base
-from forgetmenot.mixers.base import Place, hide_padding
-from forgetmenot.mixers.rwkv4_time import layer_ratios, shift
+from forgetmenot.mixers.rwkv4_time import last_tokens, layer_ratios, shift
+from forgetmenot_kernels.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,11 @@ class Mixer(Base):
         """Constant in `length` (bytes, float32)."""
         return 4 * self.place.hidden
 
-    def forward(
-        self,
-        x_BLD: torch.Tensor,
-        state: State | None = None,
-        *,
-        mask_BL: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, State, dict[str, torch.Tensor]]:
-        if mask_BL is not None and state is not None:
-            raise ValueError("mask: found one beside a state; allowed: only at a sequence's start")
-        x_BLD = hide_padding(x_BLD, mask_BL)
-        before = shift(x_BLD, state.x_BD if state else None)
+    def mix(
+        self, x_BLD: torch.Tensor, state: State | None, packing: Packing | None, need_state: bool
+    ) -> Mixed:
+        before = shift(x_BLD, state.x_BD if state else None, packing)
         r_mix, k_mix = self.mix_rk
         r = self.receptance(torch.lerp(before, x_BLD, r_mix))
         inner = self.key(torch.lerp(before, x_BLD, k_mix)).relu().square()
-        return r.sigmoid() * self.value(inner), State(x_BLD[:, -1]), {}
+        return r.sigmoid() * self.value(inner), State(last_tokens(x_BLD, packing)), {}

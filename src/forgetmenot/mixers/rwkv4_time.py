@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from forgetmenot.mixers.base import Mixed, Place
 from forgetmenot.mixers.base import Mixer as Base
-from forgetmenot.mixers.base import Place, hide_padding
+from forgetmenot_kernels.packing import Packing
 from forgetmenot_kernels.wkv4 import WKV4State, wkv4
 
 
@@ -56,35 +57,39 @@ class Mixer(Base):
         """Constant in `length`: last input and three WKV vectors (bytes, float32)."""
         return 4 * 4 * self.place.hidden
 
-    def forward(
-        self,
-        x_BLD: torch.Tensor,
-        state: State | None = None,
-        *,
-        mask_BL: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, State, dict[str, torch.Tensor]]:
-        if mask_BL is not None and state is not None:
-            raise ValueError("mask: found one beside a state; allowed: only at a sequence's start")
-        x_BLD = hide_padding(x_BLD, mask_BL)
-        before = shift(x_BLD, state.x_BD if state else None)
+    def mix(
+        self, x_BLD: torch.Tensor, state: State | None, packing: Packing | None, need_state: bool
+    ) -> Mixed:
+        before = shift(x_BLD, state.x_BD if state else None, packing)
         r_mix, k_mix, v_mix = self.mix_rkv
         r = self.receptance(torch.lerp(before, x_BLD, r_mix))
         k = self.key(torch.lerp(before, x_BLD, k_mix))
         v = self.value(torch.lerp(before, x_BLD, v_mix))
-        if mask_BL is not None:
-            k = k.masked_fill(~mask_BL[..., None], PADDING_LOG_WEIGHT)
-        initial = state.wkv if state else None
-        wkv, final = wkv4(k, v, self.decay.exp(), self.bonus, initial_state=initial)
-        return self.out(r.sigmoid() * wkv), State(x_BLD[:, -1], final), {}
+        wkv, final = wkv4(
+            k,
+            v,
+            self.decay.exp(),
+            self.bonus,
+            initial_state=state.wkv if state else None,
+            cu_seqlens=packing,
+        )
+        return self.out(r.sigmoid() * wkv), State(last_tokens(x_BLD, packing), final), {}
 
 
-PADDING_LOG_WEIGHT = -1e20  # below any real key, above the exponent of an empty state
-
-
-def shift(x_BLD: torch.Tensor, last_BD: torch.Tensor | None) -> torch.Tensor:
-    """The token before each token; the first one's is `last_BD`, or zero."""
+def shift(
+    x_BLD: torch.Tensor, last_BD: torch.Tensor | None, packing: Packing | None
+) -> torch.Tensor:
+    """The token before each token; `last_BD`, or zero, before the first of a sequence."""
     first = torch.zeros_like(x_BLD[:, :1]) if last_BD is None else last_BD[:, None]
-    return torch.cat((first, x_BLD[:, :-1]), 1)
+    before = torch.cat((first, x_BLD[:, :-1]), 1)
+    if packing is None:
+        return before
+    return before.masked_fill((packing.place_T == 0)[:, None], 0)
+
+
+def last_tokens(x_BLD: torch.Tensor, packing: Packing | None) -> torch.Tensor:
+    """The last token of each sequence [B or N, D]."""
+    return x_BLD[:, -1] if packing is None else x_BLD[0, packing.cu_seqlens[1:] - 1]
 
 
 def layer_ratios(place: Place) -> tuple[float, float]:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from forgetmenot.mixers.base import Mixed, Place
 from forgetmenot.mixers.base import Mixer as Base
-from forgetmenot.mixers.base import Place
+from forgetmenot_kernels.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Mixer(Base):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        self._reset_linears()
+        self._reset_linears(residual=self.down)
 
     def state_bytes(self, length: int) -> int:
         return 0
 
-    def forward(
-        self, x_BLD: torch.Tensor, state: Any = None, *, mask_BL: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, tuple[()], dict[str, torch.Tensor]]:
+    def mix(
+        self, x_BLD: torch.Tensor, state: Any, packing: Packing | None, need_state: bool
+    ) -> Mixed:
         return self.down(F.silu(self.gate(x_BLD)) * self.up(x_BLD)), (), {}

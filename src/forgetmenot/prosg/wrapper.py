@@ -67,13 +67,17 @@ class ProSG(nn.Module):
         state: State | None = None,
         *,
         mask_BL: torch.Tensor | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+        need_state: bool = True,
     ) -> Output:
         """As `LanguageModel.forward`; a state with an update runs on the changed weights."""
+        options = {"mask_BL": mask_BL, "cu_seqlens": cu_seqlens, "need_state": need_state}
         if state is None or state.update is None:
-            return self.base(input_ids_BL, state, mask_BL=mask_BL)
+            return self.base(input_ids_BL, state, **options)
         with applied(self.targets(), state.update):
-            out = self.base(input_ids_BL, State(state.layers), mask_BL=mask_BL)
-        return out._replace(state=State(out.state.layers, state.update))
+            out = self.base(input_ids_BL, State(state.layers), **options)
+        new = None if out.state is None else State(out.state.layers, state.update)
+        return out._replace(state=new)
 
     def commit_prompt(self, state: State) -> State:
         """The state after the prompt, with the update made from it; clipped at inference."""

@@ -17,10 +17,14 @@ def build(
     `papers` are the files of reports/papers/ by their stem. `final` is where `out` will lie in the
     end, for relative links; by default `out` itself.
     """
-    found = results.load(spec["results"], spec["trains"])
+    wanted = [
+        Table(**{**values, "columns": [Column(**c) for c in values["columns"]]})
+        for values in spec["tables"]
+    ]
+    contexts = sorted({n for table in wanted for n in table.contexts})
+    found = results.load(spec["results"], spec["trains"], contexts)
     grids = []
-    for values in spec["tables"]:
-        table = Table(**{**values, "columns": [Column(**c) for c in values["columns"]]})
+    for table in wanted:
         grid = tables.build(table, spec["studies"], found)
         studies = list(dict.fromkeys(row.study for row in grid.rows))
         grid.notes += context.notes(table.paper, studies, spec, found)

@@ -35,6 +35,9 @@ def notes(paper: str, studies: list[str], spec: Mapping[str, Any], results: Resu
 
 def tokens(name: str, study: Mapping[str, Any], results: Results) -> str:
     """Training tokens of a study's models, as a range over variants and seeds."""
+    models = [m for v in study["variants"] for m in results.get(name, v["name"], TRAIN)]
+    if models and all(model.untrained for model in models):
+        return "weights imported, nothing trained here"
     counts = [
         count
         for variant in study["variants"]

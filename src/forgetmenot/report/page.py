@@ -56,6 +56,8 @@ def _training(name: str, study: Mapping[str, Any]) -> dict[str, Any]:
     lines = [f"Data: {_plain(dataset)}" for dataset in study.get("data") or []]
     if study.get("train"):
         lines.append(f"Training: {_plain(study['train'])}")
+    for variant, source in (study.get("released") or {}).items():
+        lines.append(f"Weights of {variant}, trained by others: {_plain(source)}")
     if study.get("size"):
         lines.append(f"Size: {study['size']}")
     lines.append(f"Seeds: {_plain(study['seeds'])}. Tasks: {_plain(study['tasks'])}")

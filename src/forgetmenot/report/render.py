@@ -18,7 +18,7 @@ _TEX = {
 def number(cell: Cell, head: Head) -> tuple[str, str]:
     """The formatted value and its interval in brackets, empty where there is none to be seen."""
     if cell.estimate is None:
-        return EMPTY, ""
+        return cell.text or EMPTY, ""
     factor, form = head.column.factor, head.column.format
     value = format(cell.estimate.value * factor, form)
     if cell.estimate.low is None or cell.estimate.high is None:
@@ -52,13 +52,18 @@ def csv_text(grid: Grid) -> str:
     writer.writerow([*names, "seeds", "interval", "manifests"])
     for row, cells in zip(grid.rows, grid.cells, strict=True):
         for head, cell in zip(grid.heads, cells, strict=True):
-            if cell.estimate is None:
+            if not cell.sources:
                 continue
-            e = cell.estimate
             at = ";".join(f"{key}={value}" for key, value in {**row.at, **head.at}.items())
             manifests = ";".join((s.directory / "manifest.json").as_posix() for s in cell.sources)
             place = [row.study, row.variant, row.label, head.task, head.column.metric, at]
-            writer.writerow([*place, e.value, e.low, e.high, e.n, e.seeds, e.method, manifests])
+            e = cell.estimate
+            numbers = (
+                [e.value, e.low, e.high, e.n, e.seeds, e.method]
+                if e
+                else [cell.text, None, None, None, len(cell.sources), "none"]
+            )
+            writer.writerow([*place, *numbers, manifests])
     return buffer.getvalue()
 
 

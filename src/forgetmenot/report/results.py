@@ -6,7 +6,7 @@ report and is never passed over silently.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ def matches(at: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Result:
-    """One task of one trained model (study, variant, seed); task `train` is the training itself."""
+    """One task of one model (study, variant, seed); task `train` is the model itself."""
 
     study: str
     variant: str
@@ -37,6 +37,11 @@ class Result:
     directory: Path
     metrics: list[dict[str, Any]]
     manifest: dict[str, Any]
+
+    @property
+    def untrained(self) -> bool:
+        """Whether these are weights that were not trained here."""
+        return self.task == TRAIN and self.manifest.get("stage") != TRAIN
 
     @property
     def anchor(self) -> str:
@@ -87,8 +92,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
-def load(tasks: Mapping[str, str], trains: Mapping[str, str]) -> Results:
-    """Load folders given as {"<study>/<variant>/seed<k>[/<task>]": folder}."""
+def load(
+    tasks: Mapping[str, str], trains: Mapping[str, str], contexts: Sequence[int] = ()
+) -> Results:
+    """Load folders given as {"<study>/<variant>/seed<k>[/<task>]": folder}.
+
+    `trains` are the folders of weights, trained here or imported (the manifest's stage tells). With
+    `contexts` (tokens) each also gets the metrics of its cost.
+    """
     results = Results()
     folders = [(f"{key}/{TRAIN}", folder) for key, folder in trains.items()]
     for key, folder in [*folders, *tasks.items()]:
@@ -97,7 +108,8 @@ def load(tasks: Mapping[str, str], trains: Mapping[str, str]) -> Results:
         try:
             manifest = json.loads((directory / "manifest.json").read_text())
             if task == TRAIN:
-                metrics = training.metrics(directory)
+                trained = manifest.get("stage") == TRAIN
+                metrics = training.metrics(directory, trained, contexts)
             else:
                 metrics = json.loads((directory / "results.json").read_text())["metrics"]
         except (OSError, ValueError, KeyError) as error:
@@ -127,12 +139,23 @@ def axis_values(results: list["Result"], metric: str, axis: str) -> list[Any]:
     return sorted(found, key=lambda v: (isinstance(v, str), v))
 
 
+def text(group: list[Result], metric: str, at: Mapping[str, Any]) -> str:
+    """The text that every seed has for `metric` (a model's kind, say); empty if it has none."""
+    found = {
+        entry["value"]
+        for result in group
+        for entry in result.metrics
+        if entry["metric"] == metric and entry.get("at", {}) == dict(at)
+    }
+    return ", ".join(sorted(value for value in found if isinstance(value, str)))
+
+
 def values(
     group: list[Result], metric: str, at: Mapping[str, Any]
 ) -> tuple[list[float], list[float | None], int]:
     """Per-seed value and standard error of the entry whose axes are exactly `at`, and the total n.
 
-    A seed without such an entry, or with null or a number that is not finite, is left out.
+    A seed without such an entry, or with null, a text or a number that is not finite, is left out.
     """
     found, stderrs, n = [], [], 0
     for result in group:
@@ -140,7 +163,7 @@ def values(
             if entry["metric"] != metric or entry.get("at", {}) != dict(at):
                 continue
             value = entry["value"]
-            if value is not None and math.isfinite(value):
+            if value is not None and not isinstance(value, str) and math.isfinite(value):
                 found.append(float(value))
                 stderrs.append(entry.get("stderr"))
                 n += int(entry.get("n") or 0)

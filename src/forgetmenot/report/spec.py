@@ -7,12 +7,14 @@ is parsed, without importing anything heavy.
 from dataclasses import dataclass, field
 from typing import Literal
 
+CONTEXT = "context"  # axis of a model's cost: tokens before the counted one
+
 
 @dataclass(frozen=True)
 class Column:
     """One metric of a table; with `axis` it becomes one column for each value of that axis."""
 
-    metric: str  # metric name in results.json, or a figure of the pseudo-task `train`
+    metric: str  # metric name in results.json, or of the pseudo-task `train` (report/training.py)
     header: str  # heading; with an axis the value is written after it
     task: str = ""  # task the metric belongs to; empty: the table's task
     axis: str = ""  # axis of `at` to spread over columns (for example pairs, length, distance)
@@ -41,6 +43,7 @@ class Table:
     study: str = ""  # study whose variants are the rows; empty: all with its paper and task
     task: str = ""  # default task of the columns; `train` means the training run itself
     rows: list[str] | None = None  # variants to show, in order; null: the study's own list
+    order: str = ""  # metric that orders the rows of a group, upwards; empty: the study's order
     split: str = ""  # axis of `at` that gives each of its values rows of its own
     split_label: str = ""  # text before the value of `split` in a row's name
     caption: str = ""  # one or two sentences under the heading
@@ -51,8 +54,29 @@ class Table:
         if not self.columns:
             raise ValueError("columns: found an empty list; allowed: one column or more")
         for column in self.columns:
-            if not (column.task or self.task):
+            task = column.task or self.task
+            if not task:
                 raise ValueError(f"columns: {column.metric!r} has no task and the table has none")
+            counts = all(isinstance(value, int) for value in column.values or [""])
+            if (task, column.axis) == ("train", CONTEXT) and not counts:
+                raise ValueError(
+                    f"columns: {column.metric!r}: values: found {column.values}; allowed with axis "
+                    f"{CONTEXT}: whole numbers of tokens"
+                )
+        metrics = {column.metric for column in self.columns}
+        if self.order and self.order not in metrics:
+            raise ValueError(f"order: found {self.order!r}; allowed: {', '.join(sorted(metrics))}")
+
+    @property
+    def contexts(self) -> list[int]:
+        """Contexts (tokens) at which the columns want the models' cost."""
+        return [
+            value
+            for column in self.columns
+            if ((column.task or self.task), column.axis) == ("train", CONTEXT)
+            for value in column.values or []
+            if isinstance(value, int)
+        ]
 
 
 @dataclass(frozen=True)

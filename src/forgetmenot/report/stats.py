@@ -102,8 +102,9 @@ def mean_of_values(values: Sequence[float], stderrs: Sequence[float | None], n: 
     value = float(np.mean(values))
     known = [s for s in stderrs if s is not None]
     between = float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0
-    if len(known) < len(values) and len(values) == 1:
-        return Estimate(value, None, None, n, 1, "none")
+    if not known and len(set(values)) == 1:
+        # One seed, or a number that the configuration decides: nothing to make an interval from.
+        return Estimate(values[0], None, None, n, len(values), "none")
     within = float(np.mean(np.square(known))) if known else 0.0
     half = NORMAL_QUANTILE * float(np.sqrt(between + within))
     if not known:

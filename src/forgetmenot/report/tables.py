@@ -4,18 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from forgetmenot.report.results import TRAIN, Result, Results, axis_values, values
+from forgetmenot.report.results import TRAIN, Result, Results, axis_values, text, values
 from forgetmenot.report.spec import Column, Table
 from forgetmenot.report.stats import Estimate, mean_of_samples, mean_of_values
 
 
 @dataclass
 class Cell:
-    """One number with its interval, the results it comes from, and whether it is marked best."""
+    """One number with its interval, the results it comes from, and whether it is marked best.
+
+    `text` stands instead of a number where the metric is a text.
+    """
 
     estimate: Estimate | None
     sources: list[Result]
     best: bool = False
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,15 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
         for head in heads:
             sources = results.get(row.study, row.variant, head.task)
             at = {**head.at, **row.at}
+            shown = text(sources, head.column.metric, at)
             estimate = cell_estimate(sources, head.column.metric, at)
             planned = len(studies[row.study]["seeds"])
-            if not head.column.optional and (estimate is None or estimate.seeds < planned):
+            whole = shown or (estimate is not None and estimate.seeds >= planned)
+            if not whole and not head.column.optional:
                 missing.append(_lack(row, head, estimate, planned, sources))
-            line.append(Cell(estimate, sources if estimate else []))
+            line.append(Cell(estimate, sources if shown or estimate else [], text=shown))
         cells.append(line)
+    rows, cells = _ordered(table, rows, heads, cells)
     for group in dict.fromkeys(row.group for row in rows):
         lines = [line for row, line in zip(rows, cells, strict=True) if row.group == group]
         for index, head in enumerate(heads):
@@ -90,9 +97,29 @@ def _lack(
 ) -> str:
     if not sources:
         return f"{row.label}: no result of {row.study}/{row.variant}/{head.task}."
+    if estimate is None and sources[0].untrained:
+        return f"{row.label}: not trained here; its weights were imported."
     had = "no number" if estimate is None else f"{estimate.seeds} of {planned} seeds"
     where = "".join(f", {key} {value}" for key, value in {**head.at, **row.at}.items())
     return f"{row.label}: {had} for {head.task}/{head.column.metric}{where}."
+
+
+def _ordered(
+    table: Table, rows: list[Row], heads: list[Head], cells: list[list[Cell]]
+) -> tuple[list[Row], list[list[Cell]]]:
+    """Rows and cells with the rows of each group ordered by the metric `table.order`."""
+    if not table.order or not rows:
+        return rows, cells
+    place = next(n for n, head in enumerate(heads) if head.column.metric == table.order)
+    groups = list(dict.fromkeys(row.group for row in rows))
+
+    def key(line: tuple[Row, list[Cell]]) -> tuple[int, bool, str, float]:
+        cell = line[1][place]
+        value = cell.estimate.value if cell.estimate else 0.0
+        return groups.index(line[0].group), not cell.sources, cell.text, value
+
+    ordered = sorted(zip(rows, cells, strict=True), key=key)
+    return [row for row, _ in ordered], [line for _, line in ordered]
 
 
 def _rows(table: Table, studies: Mapping[str, Any], results: Results) -> list[Row]:
@@ -201,10 +228,11 @@ def _shorten(notes: list[str], limit: int = 12) -> list[str]:
 
 def _method(cells: list[list[Cell]]) -> list[str]:
     known = [cell.estimate for line in cells for cell in line if cell.estimate]
-    shown = sorted({e.method for e in known if e.method != "none"})
+    known = [estimate for estimate in known if estimate.method != "none"]
+    shown = sorted({estimate.method for estimate in known})
     notes = []
     if shown:
-        seeds = sorted({e.seeds for e in known})
+        seeds = sorted({estimate.seeds for estimate in known})
         notes.append(
             f"In brackets: 95 % interval ({'; '.join(shown)}); seeds: {', '.join(map(str, seeds))}."
         )

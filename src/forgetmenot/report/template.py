@@ -141,7 +141,7 @@ not comparable with ours)</summary>
 <li><strong>{{ variant.label or variant.name }}</strong>: {{ variant.description }}</li>
 {% endfor %}</ul>
 {% endfor %}
-<p>Parameters, steps, tokens and time of each model: see the training table.
+<p>Parameters, steps, tokens and time of each model: see the training tables.
 Software and machines: {{ environment | join("; ") }}.</p>
 
 <h2 id="limits">What these results do not show</h2>

@@ -1,27 +1,47 @@
-"""A training run as a set of metrics, read from its curve and its weights' header."""
+"""A model of a study as a set of metrics, from its spec, its weights' header and its curve."""
 
+import functools
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+Value = tuple[str, dict[str, Any], Any]
+"""Name, axis values and value of a metric."""
 
-def metrics(directory: Path) -> list[dict[str, Any]]:
-    """Metrics of a train folder, in the long form of results.json.
 
-    parameters (count), steps, tokens, seconds, tokens_per_second (median over the curve),
-    final_loss (nats per token, mean of the last tenth of the curve: one batch is too noisy) and,
-    with learnable eviction, kept_tokens (mean over layers and heads at the end). Raises OSError for
-    a missing file and ValueError for an empty curve.
+def metrics(
+    directory: Path, trained: bool = True, contexts: Sequence[int] = ()
+) -> list[dict[str, Any]]:
+    """Metrics of the folder of a model's weights, in the long form of results.json.
+
+    parameters (count); if the model was `trained` here: steps, tokens, seconds, tokens_per_second
+    (median over the curve), final_loss (nats per token, mean of the last tenth of the curve: one
+    batch is too noisy) and, with learnable eviction, kept_tokens (mean over layers and heads at
+    the end); with `contexts` (tokens): kind (a text), and state_bytes and flops_per_token at axis
+    `context` (see cost.py). Raises OSError for a missing file and ValueError for an empty curve.
     """
-    lines = [json.loads(line) for line in (directory / "curve.jsonl").read_text().splitlines()]
+    found: list[Value] = [("parameters", {}, count_parameters(directory / "model.safetensors"))]
+    if trained:
+        found += _curve(directory / "curve.jsonl")
+    if contexts:
+        text = (directory / "config.json").read_text(encoding="utf-8")
+        found += _cost(text, tuple(contexts))
+    return [
+        {"metric": name, "at": at, "value": value, "stderr": None, "n": 1}
+        for name, at, value in found
+    ]
+
+
+def _curve(path: Path) -> list[Value]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     if not lines:
-        raise ValueError("curve.jsonl is empty")
+        raise ValueError(f"{path.name} is empty")
     last = lines[-1]
     tail = lines[-max(1, len(lines) // 10) :]
     found = {
-        "parameters": count_parameters(directory / "model.safetensors"),
         "steps": last["step"],
         "tokens": last["tokens"],
         "seconds": last["seconds"],
@@ -30,10 +50,21 @@ def metrics(directory: Path) -> list[dict[str, Any]]:
     }
     if "kept" in last:
         found["kept_tokens"] = statistics.fmean(k for layer in last["kept"] for k in layer)
-    return [
-        {"metric": name, "at": {}, "value": value, "stderr": None, "n": 1}
-        for name, value in found.items()
+    return [(name, {}, value) for name, value in found.items()]
+
+
+@functools.cache
+def _cost(spec: str, contexts: tuple[int, ...]) -> list[Value]:
+    # Here, as it takes torch, which no other part of a report needs. Cached: seeds share a spec.
+    from forgetmenot import cost
+
+    found = cost.of(json.loads(spec), contexts)
+    at_contexts = [
+        (name, {"context": context}, value)
+        for name in ("state_bytes", "flops_per_token")
+        for context, value in getattr(found, name).items()
     ]
+    return [("kind", {}, found.kind), *at_contexts]
 
 
 def count_parameters(path: Path) -> int:

@@ -140,6 +140,7 @@ class Trainer:
             self._backward(batch, last=micro == len(batches) - 1)
             for micro, batch in enumerate(batches)
         ]
+        self.controller.drop_frozen(step)
         norm = self.optimizer.clip()
         # Drawn before the loss is read, so that the host works while the device does.
         following = self._draw(step + 1)

@@ -75,7 +75,7 @@ def loss(model: Any, batch: dict[str, Tensor], options: Options) -> Loss:
     norm of the generated weight update (0 for a plain model). `aux` is that of the body's pass.
     """
     if "prompt_ids" not in batch:
-        out = model(batch["input_ids"])
+        out = model(batch["input_ids"], need_state=False)
         terms = _answers(out.logits_BLV, batch)
         return Loss(terms["loss"], {key: value.detach() for key, value in terms.items()}, out.aux)
 

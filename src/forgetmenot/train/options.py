@@ -28,6 +28,7 @@ class Options:
     log_every: int = 10  # steps between lines of curve.jsonl (ours)
     checkpoint_every: int = 100  # steps between checkpoints (ours; reference: 320)
     router_start: float = 0.0  # part of the steps in which LTE evicts nothing (reference: 0)
+    router_freeze: float = 0.0  # part of the steps in which the router is frozen (reference: 0)
     sparsity_start: float = 0.0  # part of the steps done before pressure starts (reference: 0)
     sparsity_alpha: float = 1.5  # factor on lambda when too many tokens are kept (reference)
     sparsity_alpha_neg: float = 2.0  # divisor of lambda when few enough are kept (reference)
@@ -36,6 +37,7 @@ class Options:
     sparsity_lambda_min: float = 1e-9  # lambda's first value; below it lambda is 0 (reference)
     sparsity_lambda_max: float = 1.0  # lambda's largest value (reference)
     sparsity_release: float = 0.0  # kept / target at or below which lambda becomes 0 (ours)
+    lambda_shared: Literal["head", "layer", "all"] = "head"  # one lambda for each (reference: head)
     target_kept: int | None = None  # kept tokens a head aimed at; null = the mixer's own budget
     lm_weight: float = 0.1  # ProSG lam_lm: weight of the loss on every body token (ours)
     prompt_weight: float = 0.1  # ProSG lam_p: weight of the loss on the prompt's tokens (ours)
@@ -58,6 +60,7 @@ class Options:
         for key in (
             "min_lr_ratio",
             "router_start",
+            "router_freeze",
             "sparsity_start",
             "sparsity_tolerate",
             "sparsity_release",
@@ -84,5 +87,9 @@ class Options:
             raise ValueError(f"betas: found {self.betas}, allowed: two numbers in [0, 1)")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision: found {self.precision!r}, allowed: 'fp32', 'bf16'")
+        if self.lambda_shared not in ("head", "layer", "all"):
+            raise ValueError(
+                f"lambda_shared: found {self.lambda_shared!r}, allowed: 'head', 'layer', 'all'"
+            )
         if self.target_kept is not None and self.target_kept < 1:
             raise ValueError(f"target_kept: found {self.target_kept}, allowed: null, 1 or more")

@@ -1,16 +1,17 @@
-"""The controller that holds LTE's kept tokens at their budget (LTE reference, learning signal).
+"""The controller that holds LTE's kept tokens at their budget (LTE specification, 2.3).
 
 One lambda a layer and head weighs an L1 term on the positive scores, and follows the number of
 tokens that the head keeps. Lambda and the moving averages are tensors, saved in checkpoints.
 
-With sequences of one length this is the reference's rule. With mixed lengths, which the reference
-does not have, two things are ours:
+With sequences of one length this is the reference's rule. With mixed lengths (or packed documents),
+which the reference does not have, two things are ours:
 
-- A batch whose sequences cannot overflow the budget (T - m <= target) is neither counted nor
-  pressed: nothing has to be evicted there.
+- A sequence that cannot overflow the budget (T - m <= target) is neither counted nor pressed:
+  nothing has to be evicted there.
 - Kept tokens are counted, not scaled, in a moving average for each power of two of the length;
   lambda follows the largest of them. So the budget holds at the length where it is tightest,
-  whether the share kept falls with the length or not, and however often that length is drawn.
+  whether the share kept falls with the length or not, and however often that length is drawn:
+  a count weighs as much as the steps since the last one of its length.
 """
 
 import math
@@ -20,17 +21,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from forgetmenot.train import lambda_rule
 from forgetmenot.train.options import Options
+from forgetmenot_kernels.packing import make_packing, pad
 
 Aux = list[dict[str, Tensor]]
+LENGTHS = 32  # classes of lengths: class n has the lengths above 2**(n - 1), up to 2**n
 
 
 class SparsityController:
     """L1 pressure and lambda updates for the layers of `model` that have an eviction budget.
 
-    Such a layer exposes `budget` (tokens, None = no cap) and `receptive_margin` (m, positions
-    whose right context the end of the sequence cuts off), and returns `score_BTH` (kept where
-    positive) in its aux. In names, S stands for the heads of all such layers, one after the other.
+    Such a layer exposes `budget` (tokens, None = no cap), `receptive_margin` (m, positions whose
+    right context the end of the sequence cuts off) and `scorer` (the router's parameters), and
+    returns `score_BTH` (kept where positive) in its aux; and `cu_seqlens` [N + 1], if the row is of
+    packed documents. Shape suffixes: S heads of all such layers, one after the other; K classes of
+    lengths; C what is counted (kept tokens, length, sequences); N sequences.
     """
 
     def __init__(self, model: nn.Module, options: Options) -> None:
@@ -46,105 +52,122 @@ class SparsityController:
         self.targets: list[float] = [math.inf if b is None else b for b in targets]  # None = no cap
         self.heads: list[int] = []  # of each layer, known from the first scores on
         self.lambda_S: Tensor | None = None
-        self.kept_S: dict[int, Tensor] = {}  # moving average by ceil(log2(length))
-        self._pending: dict[int, list[Tensor]] = {}
+        self.kept_KS = torch.empty(0)  # moving averages, 0 before a sequence of that length
+        self.last_KS = torch.empty(0)  # step of the last such sequence, 0 = none yet
+        self._step_KCS: Tensor | None = None  # sums over the sequences of this step
 
     def begin_step(self, step: int) -> None:
         """Switch the routers of the layers on or off for step `step` (from 1).
 
-        Off until `router_start` is done: while recall is still being learned, scores are learned
-        too but nothing is evicted (see docs/semantics.md for how the reference differs).
+        Off until `router_start` is done: nothing is evicted, but scores are learned.
         """
         for layer in self.layers:
-            layer.router_on = step > self.options.router_start * self.options.steps
+            layer.router_on = self._is_past(step, self.options.router_start)
+
+    def drop_frozen(self, step: int) -> None:
+        """Forget the gradients of the routers until `router_freeze` is done.
+
+        Called before clipping: without a gradient the optimizer leaves a parameter alone, weight
+        decay included. (Turning `requires_grad` off and on is more than data parallelism bears.)
+        """
+        if not self._is_past(step, self.options.router_freeze):
+            for layer in self.layers:
+                layer.scorer.zero_grad(set_to_none=True)
+
+    def _is_past(self, step: int, part: float) -> bool:
+        # Rounded, so that n / steps means n steps.
+        return step > round(part * self.options.steps)
 
     def penalty(self, aux: Aux) -> Tensor | None:
         """Count the kept tokens of one micro-batch and return its L1 term, a scalar.
 
         The term is the mean over layers, batch, positions without the last m, and heads of
-        lambda * relu(score). None when the model has no such layer, or when the sequences are
-        too short to overflow the budget. Raises ValueError when a layer's scores are missing.
+        lambda * relu(score); over the sequences that can overflow the budget, 0 when there are
+        none. None when the model has no such layer. Raises ValueError when a layer's scores are
+        missing, or for borders of documents that do not fit.
         """
-        if not self.margins:
+        if not self.layers:
             return None
-        scores = [layer["score_BTH"] for layer in aux if "score_BTH" in layer]
-        if len(scores) != len(self.margins):
+        found = [layer for layer in aux if "score_BTH" in layer]
+        if len(found) != len(self.layers):
             raise ValueError(
-                f"aux: found score_BTH of {len(scores)} layers, allowed: of all {len(self.margins)}"
+                f"aux: found score_BTH of {len(found)} layers, allowed: of all {len(self.layers)}"
             )
-        length = scores[0].shape[1]
-        if all(length - m <= b for m, b in zip(self.margins, self.targets, strict=True)):
-            return None
+        scores = [layer["score_BTH"].float() for layer in found]
+        rows, time, _ = scores[0].shape
+        lengths_N = torch.full((rows,), time, device=scores[0].device)
+        if "cu_seqlens" in found[0]:
+            packing = make_packing(found[0]["cu_seqlens"], time)
+            # The zeros that fill a row up are neither kept nor pressed.
+            scores = [pad(score_BTH, packing) for score_BTH in scores]
+            lengths_N, time = packing.lengths_N, packing.longest
         if self.lambda_S is None:
-            self.heads = [score_BTH.shape[2] for score_BTH in scores]
-            self.lambda_S = torch.zeros(sum(self.heads), device=scores[0].device)
-        scores = [
-            score_BTH[:, : length - m].float()
-            for score_BTH, m in zip(scores, self.margins, strict=True)
-        ]
-        with torch.no_grad():
-            counts = [(score_BTH > 0).sum(1).float().mean(0) for score_BTH in scores]
-        self._pending.setdefault((length - 1).bit_length(), []).append(torch.cat(counts))
-        lambdas = torch.split(self.lambda_S, self.heads)
-        terms = [
-            (lambda_H * score_BTH.relu()).mean()
-            for lambda_H, score_BTH in zip(lambdas, scores, strict=True)
-        ]
+            self.heads = [score_NTH.shape[2] for score_NTH in scores]
+            self.lambda_S = torch.zeros(sum(self.heads), device=lengths_N.device)
+            self.kept_KS = self.lambda_S.new_zeros(LENGTHS, sum(self.heads))
+            self.last_KS = torch.zeros_like(self.kept_KS)
+
+        place_T = torch.arange(time, device=lengths_N.device)
+        counts, terms = [], []
+        for score_NTH, lambda_H, m, target in zip(
+            scores, self.lambda_S.split(self.heads), self.margins, self.targets, strict=True
+        ):
+            overflows_N = lengths_N - m > target
+            counted_NT = (place_T < (lengths_N - m)[:, None]) & overflows_N[:, None]
+            score_NTH = score_NTH.relu().masked_fill(~counted_NT[..., None], 0.0)
+            terms.append((lambda_H * score_NTH).sum((0, 1)).mean() / counted_NT.sum().clamp(min=1))
+            kept_NH = (score_NTH.detach() > 0).sum(1)
+            length_NH = (lengths_N * overflows_N)[:, None].expand_as(kept_NH)
+            one_NH = overflows_N[:, None].expand_as(kept_NH)
+            counts.append(torch.stack((kept_NH, length_NH, one_NH), 1))
+        if self._step_KCS is None:
+            self._step_KCS = self.lambda_S.new_zeros(LENGTHS, 3, sum(self.heads))
+        class_N = torch.frexp((lengths_N - 1).float()).exponent
+        # Sums of whole numbers: exact in any order.
+        self._step_KCS.index_add_(0, class_N, torch.cat(counts, 2).float())
         return torch.stack(terms).mean()
 
-    def end_step(self, step: int, reduce: Callable[[Tensor], Tensor] = lambda kept: kept) -> None:
+    def end_step(self, step: int, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
         """Fold the counts of step `step` (from 1) into the averages; update lambda when it is due.
 
-        `reduce` averages a tensor over the data-parallel ranks. Each rank's moving averages are
-        its own; what lambda follows is their mean.
+        `reduce` averages a tensor over the data-parallel ranks: the averages, and with them lambda,
+        are those of the joint batch and the same on every rank at every step.
         """
-        if not self.margins:
+        if self._step_KCS is None:
             return
-        options = self.options
-        rate = min(1.0, 2 / (1 + options.sparsity_update_every / 2))
-        for bucket, counts in self._pending.items():
-            new_S = torch.stack(counts).mean(0)
-            old_S = self.kept_S.get(bucket)
-            if old_S is None:
-                old_S = torch.full_like(new_S, float(1 << bucket))  # starts as if all were kept
-            self.kept_S[bucket] = torch.lerp(old_S, new_S, rate)
-        self._pending.clear()
-        due = step % options.sparsity_update_every == 0
-        start = max(options.sparsity_start, options.router_start) * options.steps
-        if due and step > start and self.lambda_S is not None:
-            self._update(reduce(self._kept_S()))
+        kept_KS, length_KS, number_KS = reduce(self._step_KCS).unbind(1)
+        self._step_KCS = None
+        seen_KS = number_KS > 0
+        number_KS = number_KS.clamp(min=torch.finfo().tiny)  # below 1 on average over many ranks
+        # The average starts at the length, as if all tokens were kept.
+        old_KS = torch.where(self.last_KS == 0, length_KS / number_KS, self.kept_KS)
+        rate = min(1.0, 2 / (1 + self.options.sparsity_update_every / 2))
+        share_KS = 1 - (1 - rate) ** (step - self.last_KS)
+        new_KS = torch.lerp(old_KS, kept_KS / number_KS, share_KS)
+        self.kept_KS = torch.where(seen_KS, new_KS, self.kept_KS)
+        self.last_KS = torch.where(seen_KS, float(step), self.last_KS)
+        due = step % self.options.sparsity_update_every == 0
+        if due and self._is_past(step, self.options.sparsity_start):
+            assert self.lambda_S is not None
+            heads = zip(self.targets, self.heads, strict=True)
+            target_S = self.lambda_S.new_tensor([b for b, count in heads for _ in range(count)])
+            kept_S = self._shared(self.kept_KS.amax(0))
+            self.lambda_S = lambda_rule.updated(
+                self.lambda_S, kept_S, self._shared(target_S), self.options
+            )
 
-    def _kept_S(self) -> Tensor:
-        return torch.stack(list(self.kept_S.values())).amax(0)
-
-    def _update(self, kept_S: Tensor) -> None:
-        assert self.lambda_S is not None
-        options = self.options
-        target_S = torch.cat(
-            [
-                kept_S.new_full((heads,), float(target))
-                for heads, target in zip(self.heads, self.targets, strict=True)
-            ]
-        )
-        many_S = kept_S >= target_S
-        few_S = kept_S <= options.sparsity_tolerate * target_S
-        lambda_S = torch.where(many_S, self.lambda_S * options.sparsity_alpha, self.lambda_S)
-        lambda_S = torch.where(few_S, lambda_S / options.sparsity_alpha_neg, lambda_S)
-        lambda_S = lambda_S.clamp(max=options.sparsity_lambda_max)
-        lambda_S = torch.where(lambda_S < options.sparsity_lambda_min, 0.0, lambda_S)
-        restart_S = (lambda_S == 0) & ~few_S
-        lambda_S = torch.where(restart_S, options.sparsity_lambda_min, lambda_S)
-        if options.sparsity_release > 0:
-            # Halving takes many updates; a head that lost most of its tokens needs relief now.
-            released_S = kept_S <= options.sparsity_release * target_S
-            lambda_S = torch.where(released_S, 0.0, lambda_S)
-        self.lambda_S = lambda_S
+    def _shared(self, x_S: Tensor) -> Tensor:
+        """The mean over the heads that share a lambda, at each of them."""
+        if self.options.lambda_shared == "head":
+            return x_S
+        groups = x_S.split(self.heads) if self.options.lambda_shared == "layer" else [x_S]
+        return torch.cat([x_G.mean().expand_as(x_G) for x_G in groups])
 
     def report(self) -> dict[str, list[list[float]]]:
         """`kept` (tokens) and `lambda`, each a list a layer of a value a head; {} before any."""
-        if self.lambda_S is None or not self.kept_S:
+        if self.lambda_S is None or not bool(self.last_KS.any()):
             return {}
-        values = {"kept": self._kept_S(), "lambda": self.lambda_S}
+        values = {"kept": self.kept_KS.amax(0), "lambda": self.lambda_S}
         return {
             name: [head.tolist() for head in torch.split(value_S.cpu(), self.heads)]
             for name, value_S in values.items()
@@ -154,16 +177,13 @@ class SparsityController:
         """Lambda, heads and moving averages, for safetensors; {} before any scores."""
         if self.lambda_S is None:
             return {}
-        kept = {f"kept.{bucket}": value_S for bucket, value_S in self.kept_S.items()}
-        return {"lambda": self.lambda_S, "heads": torch.tensor(self.heads), **kept}
+        heads = torch.tensor(self.heads)
+        kept = {"kept": self.kept_KS, "last": self.last_KS}
+        return {"lambda": self.lambda_S, "heads": heads, **kept}
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_tensors` returned."""
         if tensors:
             self.heads = tensors["heads"].tolist()
             self.lambda_S = tensors["lambda"]
-            self.kept_S = {
-                int(key.removeprefix("kept.")): value_S
-                for key, value_S in tensors.items()
-                if key.startswith("kept.")
-            }
+            self.kept_KS, self.last_KS = tensors["kept"], tensors["last"]

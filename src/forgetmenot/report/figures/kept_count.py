@@ -1,42 +1,93 @@
-"""Learnable token eviction during training: kept tokens of each layer, and the sparsity weight."""
+"""Learnable token eviction during training: what each head keeps, and its sparsity weight."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from forgetmenot.report.figures import style
-from forgetmenot.report.results import TRAIN, Results, read_lines
+from forgetmenot.report.results import TRAIN, Result, Results, read_lines
+
+HEIGHT = 1.9  # inches of a layer's row of panels
 
 
 def draw(study: str, variant: Mapping[str, Any], results: Results) -> style.Drawn | None:
-    """Kept count and lambda of one variant (its first seed); None if its curve has none."""
+    """Kept count and lambda of every layer and head of one variant (its first seed).
+
+    One row a layer: kept tokens with the band that the controller aims at on the left, lambda on
+    the right. None if the variant has no such curve.
+    """
     group = results.get(study, variant["name"], TRAIN)
     if not group:
         return None
     lines = [line for line in read_lines(group[0].directory / "curve.jsonl") if line.get("kept")]
     if not lines:
         return None
+    steps = np.array([line["step"] for line in lines])
+    layers, targets = _layers(group[0], len(lines[0]["kept"]))
+    tolerate = group[0].manifest["spec"].get("train", {}).get("sparsity_tolerate", 0.95)
+    weights = [line["lambda"] for line in lines]
+    least = min((w for line in weights for heads in line for w in heads if w > 0), default=1.0)
     with style.look():
-        figure, (above, below) = style.panels(2, 2.6, share_x=True)
-        steps = [line["step"] for line in lines]
-        for layer in range(len(lines[0]["kept"])):
-            heads = np.array([line["kept"][layer] for line in lines], dtype=float)
-            kind = style.line_style(layer) | {"markevery": max(1, len(steps) // 8)}
-            above.plot(steps, heads.mean(1), label=f"eviction layer {layer + 1}", **kind)
-            ends = heads.min(1), heads.max(1)
-            above.fill_between(steps, *ends, color=kind["color"], alpha=0.15, lw=0)
-            weights = np.array([line["lambda"][layer] for line in lines], dtype=float)
-            below.plot(steps, weights.mean(1), **kind)
-            ends = weights.min(1), weights.max(1)
-            below.fill_between(steps, *ends, color=kind["color"], alpha=0.15, lw=0)
-        above.set(ylabel="kept tokens per head")
-        above.set_ylim(bottom=0)
-        below.set(xlabel="training step", ylabel="sparsity weight λ")
-        style.legend(figure, above)
+        figure = Figure(figsize=(style.WIDTH, HEIGHT * len(layers) + 0.5), layout="constrained")
+        rows = figure.subplots(len(layers), 2, squeeze=False, sharex=True, sharey="col")
+        for index, (left, right) in enumerate(rows):
+            _heads(left, steps, np.array([line["kept"][index] for line in lines], dtype=float))
+            _heads(right, steps, np.array([line[index] for line in weights], dtype=float))
+            _band(left, tolerate, targets[index])
+            left.set_ylabel(f"layer {layers[index]}")
+            # lambda is exactly 0 before the pressure starts and after a release
+            right.set_yscale("symlog", linthresh=least, linscale=0.5)
+        rows[0, 0].set_title("kept tokens of a head", fontsize=10, loc="left")
+        rows[0, 1].set_title("sparsity weight λ of a head", fontsize=10, loc="left")
+        # a little below zero, so that lines at zero are seen
+        rows[0, 0].set_ylim(bottom=-0.03 * rows[0, 0].get_ylim()[1])
+        rows[0, 1].set_ylim(bottom=-0.3 * least)
+        for axes in rows[-1]:
+            axes.set_xlabel("training step")
+        style.legend(figure, rows[0, 0])
         title = f"Kept tokens and λ during training: {variant.get('label')} ({study})"
         caption = (
-            f"Seed {group[0].seed}. Line: mean over heads of the tokens kept beyond the window; "
-            "band: lowest to highest head. Below: the weight of the sparsity term, likewise."
+            f"Seed {group[0].seed}. Thin lines: heads; thick: their mean. Left: tokens that a head "
+            "scores to be kept, as the controller counts them (moving average); shaded: the band "
+            f"from {tolerate:g} b to the target b, in which λ stays as it is. Right: weight of the "
+            f"sparsity term, logarithmic above {least:.1g}, linear below it to show zero."
         )
         return style.finish(figure, f"kept_count_{study}_{variant['name']}", title, caption)
+
+
+def _layers(result: Result, count: int) -> tuple[list[int], list[float | None]]:
+    """Number of each layer that evicts, as the map of kept tokens has it, and its target b.
+
+    Without a readable spec: 1, 2, ... and no targets.
+    """
+    target = result.manifest["spec"].get("train", {}).get("target_kept")
+    try:
+        spec = json.loads((result.directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        spec = {"layers": []}
+    found = [(n, options) for n, (name, options) in enumerate(spec["layers"]) if name == "lte"]
+    if len(found) != count:
+        return list(range(1, count + 1)), [target] * count
+    return [n for n, _ in found], [target or options["budget"] for _, options in found]
+
+
+def _heads(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
+    """Lines of the heads of `values` [steps, heads] and of their mean."""
+    for head in range(values.shape[1]):
+        label = "head" if head == 0 else None
+        axes.plot(steps, values[:, head], color=style.COLOURS[0], lw=0.8, alpha=0.6, label=label)
+    axes.plot(steps, values.mean(1), color=style.COLOURS[1], lw=1.8, label="mean over heads")
+
+
+def _band(axes: Axes, tolerate: float, target: float | None) -> None:
+    """Shade the controller's aim; without a target there is none."""
+    if target is None:
+        return
+    axes.axhspan(
+        tolerate * target, target, color=style.COLOURS[2], alpha=0.35, lw=0, label="target"
+    )
+    axes.axhline(target, color=style.COLOURS[2], lw=0.8)

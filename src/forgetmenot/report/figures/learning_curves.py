@@ -20,6 +20,7 @@ def draw(
         for variant in config["variants"]:
             group = results.get(study, variant["name"], TRAIN)
             curves = [read_lines(result.directory / "curve.jsonl") for result in group]
+            curves = [curve for curve in curves if curve]  # imported weights have none
             if not curves:
                 continue
             shortest = min(curve[-1]["tokens"] for curve in curves)
