@@ -21,6 +21,14 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"heads": 4, "kv_heads": 4, "head_dim": 8, "window": 7},
         {"heads": 2, "kv_heads": 1, "head_dim": 8, "window": 1, "rope_theta": None},
     ],
+    "eviction": [  # the policy oracle has to be told what to keep: tests/mixers/test_eviction.py
+        {**LTE, "policy": "sink"},
+        {**LTE, "policy": "sink", "sink": 0, "budget": 0},
+        {**LTE, "policy": "random", "window": 1, "sink": 0},
+        {**LTE, "policy": "recency"},
+        {**LTE, "policy": "h2o"},
+        {**LTE, "policy": "tova", "kv_heads": 4, "window": 1, "sink": 0},
+    ],
     "gdn": [{"heads": 2, "key_dim": 8, "value_dim": 12}],
     "lte": [
         LTE,

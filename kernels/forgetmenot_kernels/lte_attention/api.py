@@ -5,7 +5,10 @@ The one semantics (window W counts the current token): query i sees column j iff
 A-plus-column mask; how the cap applies is ours (docs/semantics.md).
 """
 
-from typing import Literal, NamedTuple, overload
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 
@@ -21,6 +24,7 @@ from forgetmenot_kernels.lte_attention.reference import (
 )
 from forgetmenot_kernels.lte_attention.streaming_cap import Slots, streaming_cap
 from forgetmenot_kernels.packing import Packing, make_packing, pad, unpad
+from forgetmenot_kernels.triton_device import check_triton_device
 
 
 class Columns(NamedTuple):
@@ -91,7 +95,8 @@ def lte_attention(
         cu_seqlens: borders [N + 1] of documents packed into one row (B = 1); positions, and with
             them sinks and `visible_until`, start anew at each.
         return_lse: also return the log-sum-exp of the scaled scores of each query.
-        impl: "dense" (default; masks and PyTorch's attention) or "looped" (the definition).
+        impl: "triton" (default on CUDA; half precision or float32, D at most 256, scale above 0),
+            "dense" (default elsewhere; masks and PyTorch's attention) or "looped" (the definition).
 
     Returns:
         o [B, T, G, D] in v's dtype, and with `return_lse` the log-sum-exp [B, T, G] (float32, or
@@ -106,18 +111,63 @@ def lte_attention(
     if visible_until_BTH is not None:
         check_shape("visible_until", visible_until_BTH, (batch, time, kv_heads), "[B, T, H]")
     scale = width**-0.5 if scale is None else scale
-    run = choose({"dense": whole_sequence, "looped": whole_sequence_looped}, impl)
-    packing = None
     if cu_seqlens is not None:
         check_shape("q", q_BTGD, (1, time, heads, width), "[1, T, G, D] beside cu_seqlens")
-        packing = make_packing(cu_seqlens, time)
+        cu_seqlens = make_packing(cu_seqlens, time)
+    forms: dict[str, Callable[..., Any]] = {
+        "dense": functools.partial(_padded, whole_sequence),
+        "looped": functools.partial(_padded, whole_sequence_looped),
+        "triton": _triton,
+    }
+    run = choose(forms, impl or ("triton" if q_BTGD.is_cuda else "dense"))
+    o, lse = run(
+        q_BTGD, k_BTHD, v_BTHD, visible_until_BTH, window, sink, scale, return_lse, cu_seqlens
+    )
+    return (o, lse) if return_lse else o
+
+
+def _padded(
+    attention: Callable[..., Any],
+    q_BTGD: torch.Tensor,
+    k_BTHD: torch.Tensor,
+    v_BTHD: torch.Tensor,
+    visible_until_BTH: torch.Tensor | None,
+    window: int | None,
+    sink: int,
+    scale: float,
+    return_lse: bool,
+    packing: Packing | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A PyTorch form; documents become the rows of a batch."""
+    if packing is not None:
         q_BTGD, k_BTHD, v_BTHD = (pad(x, packing) for x in (q_BTGD, k_BTHD, v_BTHD))
         if visible_until_BTH is not None:
             visible_until_BTH = pad(visible_until_BTH, packing)
-    o, lse = run(q_BTGD, k_BTHD, v_BTHD, visible_until_BTH, window, sink, scale, return_lse)
+    o, lse = attention(q_BTGD, k_BTHD, v_BTHD, visible_until_BTH, window, sink, scale, return_lse)
     if packing is not None:
         o, lse = unpad(o, packing), None if lse is None else unpad(lse, packing)
-    return o if lse is None else (o, lse)
+    return o, lse
+
+
+def _triton(
+    q_BTGD: torch.Tensor,
+    k_BTHD: torch.Tensor,
+    v_BTHD: torch.Tensor,
+    visible_until_BTH: torch.Tensor | None,
+    window: int | None,
+    sink: int,
+    scale: float,
+    return_lse: bool,
+    packing: Packing | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The kernels; Triton is imported when it is needed, since not every platform has it."""
+    check_triton_device("q", q_BTGD)
+    form = importlib.import_module("forgetmenot_kernels.lte_attention.triton_attention")
+    borders = None if packing is None else packing.cu_seqlens
+    found = form.attention(
+        q_BTGD, k_BTHD, v_BTHD, visible_until_BTH, window, sink, scale, borders, return_lse
+    )
+    return found if return_lse else (found, None)
 
 
 def attend(
@@ -163,6 +213,7 @@ def lte_streaming_cap(
     sink: int,
     budget: int | None,
     cu_seqlens: torch.Tensor | Packing | None = None,
+    impl: str | None = None,
 ) -> torch.Tensor:
     """Which queries see each column beyond the window: the streaming top-b of whole sequences.
 
@@ -174,6 +225,7 @@ def lte_streaming_cap(
         score_BTH: scores; positive = keep. They carry no gradient.
         window, sink, budget: W, number of sinks, b (None = no cap, as in training).
         cu_seqlens: borders [N + 1] of documents packed into one row (B = 1).
+        impl: "triton" (default on CUDA) or "torch" (default elsewhere; a step a token).
 
     Returns:
         visible_until [B, T, H], int32: 0 = never kept, T = never evicted; for a token that has not
@@ -186,20 +238,40 @@ def lte_streaming_cap(
         raise ValueError(f"budget: found {budget}; allowed: at least the {sink} sinks")
     total = score_BTH.shape[1]
     packing = None if cu_seqlens is None else make_packing(cu_seqlens, total)
-    score = score_BTH.detach() if packing is None else pad(score_BTH.detach(), packing)
+    run = choose(
+        {"torch": _cap_by_steps, "triton": _cap_triton},
+        impl or ("triton" if score_BTH.is_cuda else "torch"),
+    )
+    until_BTH: torch.Tensor = run(score_BTH.detach(), window, sink, budget, packing)
+    return until_BTH.clamp(max=total)
+
+
+def _cap_by_steps(
+    score: torch.Tensor, window: int, sink: int, budget: int | None, packing: Packing | None
+) -> torch.Tensor:
+    score = score if packing is None else pad(score, packing)
     batch, time, heads = score.shape
     position_BT = torch.arange(time, device=score.device).expand(batch, time)
     none = Slots(score.new_zeros(batch, 0, heads), position_BT.new_zeros(batch, 0, heads))
     until, _ = streaming_cap(score, position_BT, time, window, sink, budget, none)
-    if packing is not None:
-        # what only fills up the row evicts nothing, and lets nothing into the buffer
-        length_N11 = packing.lengths_N[:, None, None]
-        place = position_BT[..., None]
-        until = until.masked_fill(until >= length_N11, FOREVER)
-        wanted = ((score > 0) | (place < sink)) & (budget != 0)
-        until = torch.where(place < length_N11 - window, until, wanted.int() * FOREVER)
-        until = unpad(until, packing)
-    return until.clamp(max=total)
+    if packing is None:
+        return until
+    # what only fills up the row evicts nothing, and lets nothing into the buffer
+    length_N11 = packing.lengths_N[:, None, None]
+    place = position_BT[..., None]
+    until = until.masked_fill(until >= length_N11, FOREVER)
+    wanted = ((score > 0) | (place < sink)) & (budget != 0)
+    until = torch.where(place < length_N11 - window, until, wanted.int() * FOREVER)
+    return unpad(until, packing)
+
+
+def _cap_triton(
+    score: torch.Tensor, window: int, sink: int, budget: int | None, packing: Packing | None
+) -> torch.Tensor:
+    check_triton_device("score", score)
+    form = importlib.import_module("forgetmenot_kernels.lte_attention.triton_cap")
+    borders = None if packing is None else packing.cu_seqlens
+    return form.streaming_cap(score, window, sink, budget, borders)
 
 
 def lte_decode_step(

@@ -11,6 +11,7 @@ from forgetmenot import model as models
 from forgetmenot.data.mqar import load_test
 from forgetmenot.evaluate.results import Metric, Sample, metric, write_results
 from forgetmenot.evaluate.score import IGNORED, mean_stderr, token_losses
+from forgetmenot.mixers.eviction_oracle import needed
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,24 @@ def sequence_accuracies(
     accuracies: list[float] = []
     for start in range(0, len(input_ids_NL), batch_size):
         rows = slice(start, start + batch_size)
-        _, hit_BL = token_losses(model, input_ids_NL[rows], labels_NL[rows])
+        with needed(model, asked_later(input_ids_NL[rows], labels_NL[rows])):
+            _, hit_BL = token_losses(model, input_ids_NL[rows], labels_NL[rows])
         queries_B = (labels_NL[rows] != IGNORED).sum(1)
         accuracies += (hit_BL.sum(1).double() / queries_B).tolist()
     return accuracies
+
+
+def asked_later(input_ids_BL: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
+    """Which tokens are a key, or the value after it, that a later label asks for: bool [B, L].
+
+    A label other than -100 asks for itself as the token after an earlier copy of its input.
+    """
+    key_BL, value_BL = input_ids_BL[:, :-1], input_ids_BL[:, 1:]
+    asked_BL = labels_BL != IGNORED
+    needed_BL = torch.zeros_like(asked_BL)
+    for t in asked_BL.any(0).nonzero()[:, 0].tolist():
+        pair_BL = (key_BL == input_ids_BL[:, t, None]) & (value_BL == labels_BL[:, t, None])
+        pair_BL = pair_BL[:, :t] & asked_BL[:, t, None]
+        needed_BL[:, :t] |= pair_BL
+        needed_BL[:, 1 : t + 1] |= pair_BL
+    return needed_BL

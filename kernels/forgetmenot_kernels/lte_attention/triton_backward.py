@@ -1,0 +1,268 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+"""Backward kernels of LTE attention; none of them uses atomics, so gradients repeat bit by bit.
+
+`query_kernel` (dq and delta) walks like the forward. `kept_kernel` owns a tile of the list of all
+kept columns and a share of the queries that see them outside the window; it leaves float32 partial
+sums of dk and dv. `window_kernel` owns a tile of tokens, walks over the queries that see them in
+the window, adds the partial sums of its kept columns in a fixed order and writes dk and dv.
+
+With p = exp(s - lse), delta = <o, do> - dlse:  ds = p (do v^T - delta), dq = scale ds k,
+dk = scale ds^T q, dv = p^T do. Key-major tiles are computed transposed, so that no product takes
+the transpose of another product.
+"""
+
+import triton
+import triton.language as tl
+
+from forgetmenot_kernels.lte_attention.triton_forward import (
+    kept_tiles,
+    load_rows,
+    window_tiles,
+)
+
+
+@triton.jit(do_not_specialize=["T", "window", "segment", "segments"])
+def query_kernel(
+    q_ptr, k_ptr, v_ptr, o_ptr, do_ptr, lse_ptr, dlse_ptr, delta_ptr, dq_ptr, begin_ptr,
+    column_ptr, until_ptr, count_ptr, least_ptr, rank_ptr,
+    scale, scale_log2, T, window, segment, segments,
+    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr,
+    HAS_KEPT: tl.constexpr, PACKED: tl.constexpr, HAS_DLSE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One program a tile of queries and head: delta and dq."""
+    tiles_T = tl.cdiv(T, BM)
+    pid = tl.program_id(0)
+    i_first = (tiles_T - 1 - pid % tiles_T) * BM
+    i_last = tl.minimum(i_first + BM, T) - 1
+    head_q = pid // tiles_T
+    batch = head_q // (H * G)
+    head = batch * H + head_q % (H * G) // G
+    row = batch.to(tl.int64) * T
+    k_ptr += (row * H + head % H) * D
+    v_ptr += (row * H + head % H) * D
+    at_q = ((row + i_first) * H * G + head_q % (H * G)) * D
+    at_lse = head_q.to(tl.int64) * T
+
+    i = i_first + tl.arange(0, BM)
+    near_i = tl.minimum(i, T - 1) - i_first
+    begin_first = 0
+    begin_last = 0
+    if PACKED:
+        begin = tl.load(begin_ptr + i_first + near_i)
+        begin_first = tl.load(begin_ptr + i_first)
+        begin_last = tl.load(begin_ptr + i_last)
+    q = load_rows(q_ptr + at_q, near_i, H * G * D, D, BLOCK_D)
+    do = load_rows(do_ptr + at_q, near_i, H * G * D, D, BLOCK_D)
+    o = load_rows(o_ptr + at_q, near_i, H * G * D, D, BLOCK_D)
+    delta = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1)
+    if HAS_DLSE:
+        delta -= tl.load(dlse_ptr + at_lse + i_first + near_i)
+    tl.store(delta_ptr + at_lse + i, delta, mask=i < T)
+    lse_log2 = tl.load(lse_ptr + at_lse + i_first + near_i) * 1.4426950408889634
+    dq = tl.zeros([BM, BLOCK_D], tl.float32)
+    n = tl.arange(0, BN)
+
+    if HAS_KEPT:
+        at, first, past, whole = kept_tiles(
+            count_ptr, least_ptr, rank_ptr, head, i_first, i_last, begin_first, T, window,
+            segment, segments, BN,
+        )  # fmt: skip
+        for tile in range(0, tl.cdiv(past - first, BN)):
+            place = first + tile * BN + n
+            j = tl.load(column_ptr + at + place, mask=place < past, other=0)
+            k = load_rows(k_ptr, j.to(tl.int64), H * D, D, BLOCK_D)
+            v = load_rows(v_ptr, j.to(tl.int64), H * D, D, BLOCK_D)
+            scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            p = tl.exp2(scores * scale_log2 - lse_log2[:, None])
+            if tile >= whole:
+                until = tl.load(until_ptr + at + place, mask=place < past, other=0)
+                seen = (i[:, None] >= (j + window)[None, :]) & (i[:, None] < until[None, :])
+                p = tl.where(seen, p, 0.0)
+            dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+            ds = p * (dp - delta[:, None])
+            dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+
+    start, tiles, whole_from, whole_to = window_tiles(
+        i_first, i_last, begin_first, begin_last, window, BN
+    )
+    near = tl.minimum(n, T - 1)
+    for tile in range(0, tiles):
+        j_nominal = start + tile * BN
+        j_first = tl.maximum(tl.minimum(j_nominal, T - BN), 0)
+        at_j = j_first.to(tl.int64) * (H * D)
+        k = load_rows(k_ptr + at_j, near, H * D, D, BLOCK_D)
+        v = load_rows(v_ptr + at_j, near, H * D, D, BLOCK_D)
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        p = tl.exp2(scores * scale_log2 - lse_log2[:, None])
+        if (tile < whole_from) | (tile >= whole_to):
+            j = j_first + n
+            seen = (j[None, :] <= i[:, None]) & (j[None, :] > i[:, None] - window)
+            seen = seen & (j[None, :] >= j_nominal)
+            if PACKED:
+                seen = seen & (j[None, :] >= begin[:, None])
+            p = tl.where(seen, p, 0.0)
+        dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+        ds = p * (dp - delta[:, None])
+        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+
+    d = tl.arange(0, BLOCK_D)
+    at_dq = (i - i_first)[:, None] * (H * G * D) + d[None, :]
+    dq = (dq * scale).to(dq_ptr.dtype.element_ty)
+    tl.store(dq_ptr + at_q + at_dq, dq, mask=(i[:, None] < T) & (d[None, :] < D))
+
+
+@triton.jit
+def _walk_queries(
+    q_ptr, do_ptr, lse_ptr, delta_ptr, k, v, dk, dv, from_j, until_j,
+    first, whole_from, whole_to, tiles, turn, past_turn, batch, head, scale_log2, T,
+    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Adds dk (unscaled) and dv of a tile of columns over turns turn..past_turn.
+
+    A turn is a tile of BM queries of one query head: `tiles` tiles from query `first` on, for each
+    of the G heads. Query i sees column n where from_j[n] <= i < until_j[n]; all queries in
+    whole_from..whole_to see all columns.
+    """
+    row = batch.to(tl.int64) * T
+    # the last tile begins earlier rather than end beyond T: its rows need no bound of their own
+    near = tl.minimum(tl.arange(0, BM), T - 1)
+    for t in range(turn, past_turn):
+        i_nominal = first + t % tiles * BM
+        i_first = tl.maximum(tl.minimum(i_nominal, T - BM), 0)
+        head_q = (head % H) * G + t // tiles
+        at_q = ((row + i_first) * H * G + head_q) * D
+        at_lse = (batch * H * G + head_q).to(tl.int64) * T + i_first
+        q = load_rows(q_ptr + at_q, near, H * G * D, D, BLOCK_D)
+        lse_log2 = tl.load(lse_ptr + at_lse + near) * 1.4426950408889634
+        scores_t = tl.dot(k, tl.trans(q), input_precision=PRECISION)
+        p_t = tl.exp2(scores_t * scale_log2 - lse_log2[None, :])
+        if (i_nominal < whole_from) | (i_nominal + BM > whole_to):
+            i = i_first + tl.arange(0, BM)
+            seen = (i[None, :] >= from_j[:, None]) & (i[None, :] < until_j[:, None])
+            p_t = tl.where(seen & (i[None, :] >= i_nominal), p_t, 0.0)
+        do = load_rows(do_ptr + at_q, near, H * G * D, D, BLOCK_D)
+        dv = tl.dot(p_t.to(do.dtype), do, dv, input_precision=PRECISION)
+        delta = tl.load(delta_ptr + at_lse + near)
+        dp_t = tl.dot(v, tl.trans(do), input_precision=PRECISION)
+        ds_t = p_t * (dp_t - delta[None, :])
+        dk = tl.dot(ds_t.to(q.dtype), q, dk, input_precision=PRECISION)
+    return dk, dv
+
+
+@triton.jit
+def _shares(count, tiles_T, wanted, BN: tl.constexpr):
+    """Over how many programs the queries of a tile of kept columns are spread: about `wanted`
+    programs a head in all, and no more than there is room for.
+    """
+    used = tl.maximum(tl.cdiv(count, BN), 1)
+    return tl.maximum(tl.minimum(tl.cdiv(wanted, used), tiles_T // used), 1)
+
+
+@triton.jit(do_not_specialize=["T", "window", "segments", "wanted"])
+def kept_kernel(
+    q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dk_part_ptr, dv_part_ptr,
+    column_ptr, until_ptr, count_ptr,
+    scale_log2, T, window, segments, wanted,
+    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One program a tile of kept columns and share of its queries: partial sums of dk and dv."""
+    tiles_T = tl.cdiv(T, BN)
+    pid = tl.program_id(0)
+    program = pid % tiles_T
+    head = pid // tiles_T
+    batch = head // H
+    which = head * (segments + 1) + segments  # the list of all kept columns
+    count = tl.load(count_ptr + which)
+    shares = _shares(count, tiles_T, wanted, BN)
+    first_place = program // shares * BN
+    if first_place < count:
+        n = tl.arange(0, BN)
+        filled = first_place + n < count
+        at = which.to(tl.int64) * T + first_place
+        j = tl.load(column_ptr + at + n, mask=filled, other=0)
+        until = tl.load(until_ptr + at + n, mask=filled, other=0)
+        row = batch.to(tl.int64) * T
+        k = load_rows(k_ptr + (row * H + head % H) * D, j.to(tl.int64), H * D, D, BLOCK_D)
+        v = load_rows(v_ptr + (row * H + head % H) * D, j.to(tl.int64), H * D, D, BLOCK_D)
+        first = tl.min(tl.where(filled, j, T), 0) + window
+        past = tl.max(until, 0)
+        whole_from = tl.max(tl.where(filled, j, T), 0) + window  # never, in a tile not filled
+        whole_to = tl.min(until, 0)
+        tiles = tl.cdiv(past - first, BM)
+        turns = tl.cdiv(tiles * G, shares)
+        turn = program % shares * turns
+        dk = tl.zeros([BN, BLOCK_D], tl.float32)
+        dv = tl.zeros([BN, BLOCK_D], tl.float32)
+        dk, dv = _walk_queries(
+            q_ptr, do_ptr, lse_ptr, delta_ptr, k, v, dk, dv, j + window, until,
+            first, whole_from, whole_to, tiles, turn, tl.minimum(turn + turns, tiles * G),
+            batch, head, scale_log2, T, H, G, D, BLOCK_D, BM, PRECISION,
+        )  # fmt: skip
+        d = tl.arange(0, BLOCK_D)
+        at_part = (head.to(tl.int64) * tiles_T + program) * (BN * D)
+        at_part += n[:, None] * D + d[None, :]
+        tl.store(dk_part_ptr + at_part, dk, mask=d[None, :] < D)
+        tl.store(dv_part_ptr + at_part, dv, mask=d[None, :] < D)
+
+
+@triton.jit(do_not_specialize=["T", "window", "segments", "wanted"])
+def window_kernel(
+    q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, dk_part_ptr, dv_part_ptr,
+    end_ptr, count_ptr, rank_ptr,
+    scale, scale_log2, T, window, segments, wanted,
+    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, KEPT_BN: tl.constexpr,
+    HAS_KEPT: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One program a tile of tokens: their dk and dv, partial sums of kept columns included."""
+    tiles_T = tl.cdiv(T, BN)
+    pid = tl.program_id(0)
+    j_first = pid % tiles_T * BN
+    j_last = tl.minimum(j_first + BN, T) - 1
+    head = pid // tiles_T
+    batch = head // H
+    n = tl.arange(0, BN)
+    j = j_first + n
+    inside = j < T
+    near = tl.minimum(j, T - 1) - j_first
+    at = ((batch.to(tl.int64) * T + j_first) * H + head % H) * D
+    k = load_rows(k_ptr + at, near, H * D, D, BLOCK_D)
+    v = load_rows(v_ptr + at, near, H * D, D, BLOCK_D)
+    until = tl.minimum(j + window, T)
+    past = tl.minimum(j_last + window, T)
+    whole_to = tl.minimum(j_first + window, T)
+    if PACKED:
+        until = tl.minimum(until, tl.load(end_ptr + j_first + near))
+        past = tl.minimum(past, tl.load(end_ptr + j_last))
+        whole_to = tl.minimum(whole_to, tl.load(end_ptr + j_first))
+    tiles = tl.cdiv(past - j_first, BM)
+    dk = tl.zeros([BN, BLOCK_D], tl.float32)
+    dv = tl.zeros([BN, BLOCK_D], tl.float32)
+    dk, dv = _walk_queries(
+        q_ptr, do_ptr, lse_ptr, delta_ptr, k, v, dk, dv, j, until,
+        j_first, j_last, whole_to, tiles, 0, tiles * G,
+        batch, head, scale_log2, T, H, G, D, BLOCK_D, BM, PRECISION,
+    )  # fmt: skip
+
+    d = tl.arange(0, BLOCK_D)
+    if HAS_KEPT:
+        rank_ptr += head.to(tl.int64) * T
+        count = tl.load(count_ptr + head * (segments + 1) + segments)
+        shares = _shares(count, tl.cdiv(T, KEPT_BN), wanted, KEPT_BN)
+        place = tl.load(rank_ptr + j, mask=inside, other=0) - 1
+        before = tl.load(rank_ptr + j - 1, mask=inside & (j > 0), other=0)
+        kept = (inside & (place == before))[:, None] & (d[None, :] < D)
+        place = tl.maximum(place, 0)
+        tile_at = head.to(tl.int64) * tl.cdiv(T, KEPT_BN) + place // KEPT_BN * shares
+        for share in range(0, shares):
+            row = (tile_at + share) * KEPT_BN + place % KEPT_BN
+            at_part = row[:, None] * D + d[None, :]
+            dk += tl.load(dk_part_ptr + at_part, mask=kept, other=0.0)
+            dv += tl.load(dv_part_ptr + at_part, mask=kept, other=0.0)
+    at_out = at + n[:, None] * (H * D) + d[None, :]
+    stored = inside[:, None] & (d[None, :] < D)
+    tl.store(dk_ptr + at_out, (dk * scale).to(dk_ptr.dtype.element_ty), mask=stored)
+    tl.store(dv_ptr + at_out, dv.to(dv_ptr.dtype.element_ty), mask=stored)
