@@ -90,7 +90,7 @@ class Mixer(Base):
         self.scorer = Scorer(sets, o.head_dim, o.kernels, o.dilations, o.dropout)
         self.receptive_margin = margin = self.scorer.margin
         # In decoding, tokens are scored once `delay` tokens have followed, many at a time, but each
-        # before it leaves the window. What waits is kept twice, so it is a small part of the window.
+        # before it leaves the window. What waits is kept twice: a small part of the window.
         self.delay = max(1, margin)
         self.score_every = min(32, max(1, o.window // 16), o.window - self.delay + 1)
         self.context = margin + self.score_every + self.delay
