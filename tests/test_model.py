@@ -13,12 +13,17 @@ from forgetmenot.model import build, load, load_weights, save
 FFN = ["swiglu", {"width": 32}]
 GDN = ["gdn", {"heads": 2, "key_dim": 8, "value_dim": 8}]
 HEADS = {"heads": 2, "kv_heads": 1, "head_dim": 8}
+LTE = {**HEADS, "window": 7, "sink": 1, "budget": 5}
+NSA = {"block": 4, "selected": 3, "window": 5}
 PATTERNS: dict[str, list[Any]] = {
     "transformer": [["attention", HEADS], FFN],
     "gdn": [GDN, FFN],
     "gdn_swa": [GDN, FFN, ["attention", {**HEADS, "window": 6}], FFN],
     "gdn_attn": [GDN, FFN, ["attention", HEADS], FFN],
-    "gdn_lte": [GDN, FFN, ["lte", {**HEADS, "window": 7, "sink": 1, "budget": 5}], FFN],
+    "gdn_lte": [GDN, FFN, ["lte", LTE], FFN] * 2,  # two layers, which must not share a state
+    "gdn_lte_shared": [["lte", {**LTE, "router_shared": "all"}], FFN] * 2,
+    "gdn_nsa": [GDN, FFN, ["nsa", {**HEADS, **NSA}], FFN] * 2,
+    "nsa": [["nsa", {**HEADS, **NSA}], FFN] * 2,
     "rwkv4": [["rwkv4_time", {}], ["rwkv4_channel", {"width": 32}]] * 2,
 }
 
@@ -36,6 +41,29 @@ def spec(variant: str, **changes: Any) -> dict[str, Any]:
         "prosg": None,
         **changes,
     }
+
+
+@pytest.mark.parametrize("variant", PATTERNS)
+def test_packed_documents_then_steps(variant: str) -> None:
+    """Documents packed into a row, then stepped, equal each of them alone."""
+    model = build(spec(variant)).double().eval()
+    model.init_parameters(1)
+    lengths, more = [25, 1, 11, 2], torch.randint(31, (4, 15))
+    documents = torch.randint(31, (1, sum(lengths))).split(lengths, 1)
+    borders = torch.tensor([0, *lengths]).cumsum(0)
+    with torch.no_grad():
+        out = model(torch.cat(documents, 1), cu_seqlens=borders)
+        packed, steps = out.logits_BLV, []
+        for token_B in more.unbind(1):
+            out = model(token_B[:, None], out.state)
+            steps.append(out.logits_BLV)
+        for n, document in enumerate(documents):
+            whole = model(torch.cat((document, more[n : n + 1]), 1)).logits_BLV
+            end = lengths[n]
+            first = packed[:, borders[n] : borders[n + 1]]
+            torch.testing.assert_close(first, whole[:, :end], rtol=1e-9, atol=1e-9)
+            after = torch.cat(steps, 1)[n : n + 1]
+            torch.testing.assert_close(after, whole[:, end:], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("variant", PATTERNS)
@@ -110,5 +138,5 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_mixer_names_the_allowed_ones() -> None:
-    with pytest.raises(UserError, match=r"found 'ltee'; allowed: attention, gdn, lte"):
+    with pytest.raises(UserError, match=r"found 'ltee'; allowed: attention, .*gdn, lte"):
         build(spec("gdn", layers=[["ltee", {}]]))
