@@ -1,6 +1,7 @@
 """Learnable token eviction during training: what each head keeps, and its sparsity weight."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ def draw(study: str, variant: Mapping[str, Any], results: Results) -> style.Draw
     tolerate = group[0].manifest["spec"].get("train", {}).get("sparsity_tolerate", 0.95)
     weights = [line["lambda"] for line in lines]
     least = min((w for line in weights for heads in line for w in heads if w > 0), default=1.0)
+    least = 10.0 ** math.floor(math.log10(least))  # a tick of the axis, clear of the one at 0
     with style.look():
         figure = Figure(figsize=(style.WIDTH, HEIGHT * len(layers) + 0.5), layout="constrained")
         rows = figure.subplots(len(layers), 2, squeeze=False, sharex=True, sharey="col")
