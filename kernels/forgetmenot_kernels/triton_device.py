@@ -1,4 +1,4 @@
-"""Whether tensors lie where Triton can work on them."""
+"""Which tensors Triton works on."""
 
 import os
 
@@ -12,3 +12,11 @@ def check_triton_device(name: str, tensor: torch.Tensor) -> None:
             f"{name}: found device {tensor.device}; allowed with impl 'triton': cuda "
             "(others with TRITON_INTERPRET=1 set before Triton is imported)"
         )
+
+
+def default_form(tensor: torch.Tensor, otherwise: str) -> str:
+    """The form that an operator takes unasked: "triton" for CUDA tensors, except float64.
+
+    The kernels sum in float32, so float64, which is asked for to be exact, has the PyTorch form.
+    """
+    return "triton" if tensor.is_cuda and tensor.dtype != torch.float64 else otherwise

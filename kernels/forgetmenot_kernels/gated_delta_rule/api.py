@@ -9,7 +9,7 @@ import torch
 from forgetmenot_kernels.checks import check_floating, check_shape, choose
 from forgetmenot_kernels.gated_delta_rule.reference import chunked, recurrent, step, unit_length
 from forgetmenot_kernels.packing import Packing, make_packing, pad, unpad
-from forgetmenot_kernels.triton_device import check_triton_device
+from forgetmenot_kernels.triton_device import check_triton_device, default_form
 
 
 def gated_delta_rule(
@@ -58,7 +58,7 @@ def gated_delta_rule(
         "recurrent": functools.partial(_run_padded, recurrent),
         "triton": _run_triton,
     }
-    run = choose(forms, impl or ("triton" if q.is_cuda else "chunked"))
+    run = choose(forms, impl or default_form(q, "chunked"))
     packing = None
     if cu_seqlens is not None:
         check_shape("q", q, (1, *q.shape[1:]), "[1, T, H, K] with cu_seqlens")
@@ -138,7 +138,7 @@ def gated_delta_rule_step(
         raise TypeError(f"state: found dtype {state.dtype}; allowed: float32, float64")
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     forms: dict[str, Callable[..., Any]] = {"plain": _step_plain, "triton": _step_triton}
-    run = choose(forms, impl or ("triton" if q.is_cuda else "plain"))
+    run = choose(forms, impl or default_form(q, "plain"))
     return run(q, k, v, g, beta, state, scale, qk_l2norm)
 
 

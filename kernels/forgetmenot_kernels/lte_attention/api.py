@@ -24,7 +24,7 @@ from forgetmenot_kernels.lte_attention.reference import (
 )
 from forgetmenot_kernels.lte_attention.streaming_cap import Slots, streaming_cap
 from forgetmenot_kernels.packing import Packing, make_packing, pad, unpad
-from forgetmenot_kernels.triton_device import check_triton_device
+from forgetmenot_kernels.triton_device import check_triton_device, default_form
 
 
 class Columns(NamedTuple):
@@ -119,7 +119,7 @@ def lte_attention(
         "looped": functools.partial(_padded, whole_sequence_looped),
         "triton": _triton,
     }
-    run = choose(forms, impl or ("triton" if q_BTGD.is_cuda else "dense"))
+    run = choose(forms, impl or default_form(q_BTGD, "dense"))
     o, lse = run(
         q_BTGD, k_BTHD, v_BTHD, visible_until_BTH, window, sink, scale, return_lse, cu_seqlens
     )
@@ -240,7 +240,7 @@ def lte_streaming_cap(
     packing = None if cu_seqlens is None else make_packing(cu_seqlens, total)
     run = choose(
         {"torch": _cap_by_steps, "triton": _cap_triton},
-        impl or ("triton" if score_BTH.is_cuda else "torch"),
+        impl or default_form(score_BTH, "torch"),
     )
     until_BTH: torch.Tensor = run(score_BTH.detach(), window, sink, budget, packing)
     return until_BTH.clamp(max=total)

@@ -9,7 +9,7 @@ import torch
 from forgetmenot_kernels.checks import check_floating, check_shape, choose
 from forgetmenot_kernels.packing import Packing, make_packing, pad, unpad
 from forgetmenot_kernels.short_conv.reference import last_inputs, recurrent, shifted
-from forgetmenot_kernels.triton_device import check_triton_device
+from forgetmenot_kernels.triton_device import check_triton_device, default_form
 
 
 def short_conv(
@@ -54,7 +54,7 @@ def short_conv(
         "recurrent": functools.partial(_run_padded, recurrent),
         "triton": _run_triton,
     }
-    run = choose(forms, impl or ("triton" if x.is_cuda else "shifted"))
+    run = choose(forms, impl or default_form(x, "shifted"))
     packing = None
     if cu_seqlens is not None:
         check_shape("x", x, (1, *x.shape[1:]), "[1, T, D] with cu_seqlens")
