@@ -43,23 +43,32 @@ def append(cache: GrowingCache, k_BLHD: torch.Tensor, v_BLHD: torch.Tensor) -> G
 
     In place where there is room and no gradient is wanted; then `cache` is used up.
     """
-    room, new = cache.k_BHCD.shape[2], k_BLHD.shape[1]
-    longest = cache.longest + new
-    k_BHCD, v_BHCD, length_B, turn, at = cache.k_BHCD, cache.v_BHCD, cache.length_B, cache.turn, 0
-    if k_BLHD.requires_grad or k_BHCD.requires_grad or longest > room:
-        turn.check(cache.at)
-        room = max(longest, 2 * room) if longest > room else room
-        k_BHCD, v_BHCD = (_copy(x, room) for x in (k_BHCD, v_BHCD))
-        turn = Turn()
-    else:
-        at = turn.take(cache.at)
+    new = k_BLHD.shape[1]
+    learning = k_BLHD.requires_grad or cache.k_BHCD.requires_grad
+    cache = with_room(cache, new, copied=learning)
+    length_B = cache.length_B
     rows = torch.arange(len(length_B), device=length_B.device)[:, None]
     slots = length_B[:, None] + torch.arange(new, device=length_B.device)
-    k_BHCD[rows, :, slots] = k_BLHD
-    v_BHCD[rows, :, slots] = v_BLHD
-    return GrowingCache(k_BHCD, v_BHCD, length_B + new, longest, turn, at)
+    cache.k_BHCD[rows, :, slots] = k_BLHD
+    cache.v_BHCD[rows, :, slots] = v_BLHD
+    return cache._replace(length_B=length_B + new)
 
 
-def _copy(x_BHCD: torch.Tensor, room: int) -> torch.Tensor:
+def with_room(cache: GrowingCache, new: int, *, copied: bool = False) -> GrowingCache:
+    """A cache into which `new` tokens a sequence may be written; `longest` counts them already.
+
+    Uses up `cache`, unless its room has run out or `copied` is asked for: then in new tensors.
+    """
+    room, longest = cache.k_BHCD.shape[2], cache.longest + new
+    if longest <= room and not copied:
+        return cache._replace(longest=longest, at=cache.turn.take(cache.at))
+    cache.turn.check(cache.at)
+    room = room if longest <= room else max(longest, 2 * room)
+    k_BHCD, v_BHCD = (widened(x, room) for x in (cache.k_BHCD, cache.v_BHCD))
+    return GrowingCache(k_BHCD, v_BHCD, cache.length_B.clone(), longest, Turn(), 0)
+
+
+def widened(x_BHCD: torch.Tensor, room: int) -> torch.Tensor:
+    """A copy with `room` slots, the further ones zero."""
     more = x_BHCD.new_zeros(*x_BHCD.shape[:2], room - x_BHCD.shape[2], x_BHCD.shape[3])
     return torch.cat((x_BHCD, more), 2)

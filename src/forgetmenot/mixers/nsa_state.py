@@ -6,10 +6,9 @@ Shape suffixes beside base.py's: P slots of pooled blocks.
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
-from forgetmenot.mixers.base import Turn
-from forgetmenot.mixers.growing_cache import GrowingCache, append, start_cache
+from forgetmenot.mixers import growing_cache
+from forgetmenot.mixers.growing_cache import GrowingCache, append, start_cache, widened
 from forgetmenot_kernels.nsa import Cache, nsa_cache
 from forgetmenot_kernels.packing import Packing
 
@@ -55,21 +54,13 @@ def with_room(state: State, block: int) -> State:
 
     Takes the turn of `state`. Only when its room is used up is the memory copied, to double size.
     """
-    kv = state.kv
-    longest, room = kv.longest + 1, kv.k_BHCD.shape[2]
-    if longest <= room:
-        return state._replace(kv=kv._replace(longest=longest, at=kv.turn.take(kv.at)))
-    kv.turn.check(kv.at)
-    slots = -(-2 * room // block)
-    k, v = (_padded(x, 2 * room) for x in (kv.k_BHCD, kv.v_BHCD))
-    kv = GrowingCache(k, v, kv.length_B.clone(), longest, Turn(), 0)
-    return State(kv, _padded(state.pooled_k_BHPD, slots), _padded(state.pooled_v_BHPD, slots))
+    kv = growing_cache.with_room(state.kv, 1)
+    if kv.k_BHCD is state.kv.k_BHCD:
+        return state._replace(kv=kv)
+    slots = -(-kv.k_BHCD.shape[2] // block)
+    return State(kv, widened(state.pooled_k_BHPD, slots), widened(state.pooled_v_BHPD, slots))
 
 
 def _pooled(kv: GrowingCache, block: int) -> State:
     cache = nsa_cache(kv.k_BHCD, kv.v_BHCD, block=block, length_B=kv.length_B)
     return State(kv, cache.pooled_k_BHPD, cache.pooled_v_BHPD)
-
-
-def _padded(x_BHCD: torch.Tensor, slots: int) -> torch.Tensor:
-    return F.pad(x_BHCD, (0, 0, 0, slots - x_BHCD.shape[2]))
