@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from forgetmenot.mixers.base import Mixed, Place, Turn, positions
 from forgetmenot.mixers.base import Mixer as Base
@@ -75,7 +76,8 @@ class Mixer(Base):
     In training there is no cap: every token with a positive score stays visible. Otherwise the
     kept buffer of each head is a streaming top-b, in a full pass, in prefill and in decoding alike.
     `aux` of a pass over several tokens has `score_BTH` (differentiable; the last `margin` are
-    provisional) and `visible_until_BTH`, and `cu_seqlens` when they belong to packed documents.
+    provisional) and `visible_until_BTH`, that of a whole sequence also `logit_BTH`, which decides
+    on keeping; and `cu_seqlens` when they belong to packed documents.
     """
 
     def __init__(self, place: Place, options: Options) -> None:
@@ -100,6 +102,11 @@ class Mixer(Base):
     def reset_parameters(self) -> None:
         self._reset_linears(residual=self.out)
         self.scorer.reset_parameters()
+
+    @property
+    def keep_bias(self) -> nn.Parameter:
+        """The bias [sets, 1] that all logits of a head have: what a controller may set."""
+        return self.scorer.project.bias
 
     def share(self, first: Base) -> None:
         if self.options.router_shared == "all" and isinstance(first, Mixer):
@@ -135,8 +142,10 @@ class Mixer(Base):
             return self.out(y.flatten(2)), state, {}
 
         rule = Rule(o.window, o.sink, None if self.training else o.budget)
+        aux: dict[str, torch.Tensor] = {}
         if state is None:
             logits = self._logits(pairs, packing)
+            aux["logit_BTH"] = logits.detach()
             seen_v, score, keep = self._gate(v, logits)
             y, until = rule.whole(q, rotated, seen_v, keep, packing)
             if need_state:
@@ -151,7 +160,7 @@ class Mixer(Base):
         else:
             y, score, until, state = self._segment(q, rotated, v, pairs, position_BL, state, rule)
         assert until is not None
-        aux = {"score_BTH": score, "visible_until_BTH": until}
+        aux |= {"score_BTH": score, "visible_until_BTH": until}
         if packing is not None:
             aux["cu_seqlens"] = packing.cu_seqlens
         return self.out(y.flatten(2)), state, aux

@@ -19,8 +19,11 @@ from forgetmenot.train.mixture import Batch, Mixture
 from forgetmenot.train.optimizer import AdamW
 from forgetmenot.train.options import Options
 from forgetmenot.train.progress import Curve, Progress
+from forgetmenot.train.quantile_rule import QuantileController
 from forgetmenot.train.schedule import learning_rate
 from forgetmenot.train.sparsity import SparsityController
+
+CONTROLLERS = {"lambda": SparsityController, "quantile": QuantileController}
 
 
 class TrainingStep(nn.Module):
@@ -74,7 +77,7 @@ class Trainer:
         self.name = name
         self.log = log
         self.model = model.to(accelerator.device).train()
-        self.controller = SparsityController(model, options)
+        self.controller = CONTROLLERS[options.sparsity_rule](model, options)
         self.optimizer = AdamW(model, options)
         self.module = _prepared(TrainingStep(model, self.controller, options), accelerator)
         self.means = Means()

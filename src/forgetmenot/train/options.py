@@ -29,6 +29,8 @@ class Options:
     checkpoint_every: int = 100  # steps between checkpoints (ours; reference: 320)
     router_start: float = 0.0  # part of the steps in which LTE evicts nothing (reference: 0)
     router_freeze: float = 0.0  # part of the steps in which the router is frozen (reference: 0)
+    # what holds kept tokens at the budget: an L1 weight (reference), or the scores' bias (ours)
+    sparsity_rule: Literal["lambda", "quantile"] = "lambda"
     sparsity_start: float = 0.0  # part of the steps done before pressure starts (reference: 0)
     sparsity_alpha: float = 1.5  # factor on lambda when too many tokens are kept (reference)
     sparsity_alpha_neg: float = 2.0  # divisor of lambda when few enough are kept (reference)
@@ -87,6 +89,10 @@ class Options:
             raise ValueError(f"betas: found {self.betas}, allowed: two numbers in [0, 1)")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision: found {self.precision!r}, allowed: 'fp32', 'bf16'")
+        if self.sparsity_rule not in ("lambda", "quantile"):
+            raise ValueError(
+                f"sparsity_rule: found {self.sparsity_rule!r}, allowed: 'lambda', 'quantile'"
+            )
         if self.lambda_shared not in ("head", "layer", "all"):
             raise ValueError(
                 f"lambda_shared: found {self.lambda_shared!r}, allowed: 'head', 'layer', 'all'"

@@ -1,10 +1,11 @@
-"""The controller that holds LTE's kept tokens at their budget (LTE specification, 2.3).
+"""The controllers that hold LTE's kept tokens at their budget (LTE specification, 2.3).
 
-One lambda a layer and head weighs an L1 term on the positive scores, and follows the number of
-tokens that the head keeps. Lambda and the moving averages are tensors, saved in checkpoints.
+`sparsity_rule: lambda`: one lambda a layer and head weighs an L1 term on the positive scores, and
+follows the number of tokens that the head keeps. `quantile` (quantile_rule.py, ours): the bias of
+the scores does. Lambda and the moving averages are tensors, saved in checkpoints.
 
-With sequences of one length this is the reference's rule. With mixed lengths (or packed documents),
-which the reference does not have, two things are ours:
+With sequences of one length the first is the reference's rule. With mixed lengths (or packed
+documents), which the reference does not have, two things are ours:
 
 - A sequence that cannot overflow the budget (T - m <= target) is neither counted nor pressed:
   nothing has to be evicted there.
@@ -88,32 +89,18 @@ class SparsityController:
         """
         if not self.layers:
             return None
-        found = [layer for layer in aux if "score_BTH" in layer]
-        if len(found) != len(self.layers):
-            raise ValueError(
-                f"aux: found score_BTH of {len(found)} layers, allowed: of all {len(self.layers)}"
-            )
-        scores = [layer["score_BTH"].float() for layer in found]
-        rows, time, _ = scores[0].shape
-        lengths_N = torch.full((rows,), time, device=scores[0].device)
-        if "cu_seqlens" in found[0]:
-            packing = make_packing(found[0]["cu_seqlens"], time)
-            # The zeros that fill a row up are neither kept nor pressed.
-            scores = [pad(score_BTH, packing) for score_BTH in scores]
-            lengths_N, time = packing.lengths_N, packing.longest
+        scores, lengths_N = self._sequences(aux, "score_BTH")
         if self.lambda_S is None:
             self.heads = [score_NTH.shape[2] for score_NTH in scores]
             self.lambda_S = torch.zeros(sum(self.heads), device=lengths_N.device)
             self.kept_KS = self.lambda_S.new_zeros(LENGTHS, sum(self.heads))
             self.last_KS = torch.zeros_like(self.kept_KS)
 
-        place_T = torch.arange(time, device=lengths_N.device)
         counts, terms = [], []
         for score_NTH, lambda_H, m, target in zip(
             scores, self.lambda_S.split(self.heads), self.margins, self.targets, strict=True
         ):
-            overflows_N = lengths_N - m > target
-            counted_NT = (place_T < (lengths_N - m)[:, None]) & overflows_N[:, None]
+            overflows_N, counted_NT = counted_positions(lengths_N, score_NTH.shape[1], m, target)
             score_NTH = score_NTH.relu().masked_fill(~counted_NT[..., None], 0.0)
             terms.append((lambda_H * score_NTH).sum((0, 1)).mean() / counted_NT.sum().clamp(min=1))
             kept_NH = (score_NTH.detach() > 0).sum(1)
@@ -122,10 +109,27 @@ class SparsityController:
             counts.append(torch.stack((kept_NH, length_NH, one_NH), 1))
         if self._step_KCS is None:
             self._step_KCS = self.lambda_S.new_zeros(LENGTHS, 3, sum(self.heads))
-        class_N = torch.frexp((lengths_N - 1).float()).exponent
         # Sums of whole numbers: exact in any order.
-        self._step_KCS.index_add_(0, class_N, torch.cat(counts, 2).float())
+        self._step_KCS.index_add_(0, length_class(lengths_N), torch.cat(counts, 2).float())
         return torch.stack(terms).mean()
+
+    def _sequences(self, aux: Aux, name: str) -> tuple[list[Tensor], Tensor]:
+        """What every layer calls `name`, float32 [N, T, H], and the lengths [N] of the sequences.
+
+        Raises ValueError when a layer lacks it, or for borders of documents that do not fit.
+        """
+        found = [layer for layer in aux if name in layer]
+        if len(found) != len(self.layers):
+            raise ValueError(
+                f"aux: found {name} of {len(found)} layers, allowed: of all {len(self.layers)}"
+            )
+        values = [layer[name].float() for layer in found]
+        rows, time, _ = values[0].shape
+        if "cu_seqlens" not in found[0]:
+            return values, torch.full((rows,), time, device=values[0].device)
+        packing = make_packing(found[0]["cu_seqlens"], time)
+        # The zeros that fill a row up are never counted.
+        return [pad(value_BTH, packing) for value_BTH in values], packing.lengths_N
 
     def end_step(self, step: int, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
         """Fold the counts of step `step` (from 1) into the averages; update lambda when it is due.
@@ -141,20 +145,28 @@ class SparsityController:
         number_KS = number_KS.clamp(min=torch.finfo().tiny)  # below 1 on average over many ranks
         # The average starts at the length, as if all tokens were kept.
         old_KS = torch.where(self.last_KS == 0, length_KS / number_KS, self.kept_KS)
-        rate = min(1.0, 2 / (1 + self.options.sparsity_update_every / 2))
-        share_KS = 1 - (1 - rate) ** (step - self.last_KS)
-        new_KS = torch.lerp(old_KS, kept_KS / number_KS, share_KS)
+        new_KS = torch.lerp(old_KS, kept_KS / number_KS, self._weight(step, self.last_KS))
         self.kept_KS = torch.where(seen_KS, new_KS, self.kept_KS)
         self.last_KS = torch.where(seen_KS, float(step), self.last_KS)
-        due = step % self.options.sparsity_update_every == 0
-        if due and self._is_past(step, self.options.sparsity_start):
-            assert self.lambda_S is not None
-            heads = zip(self.targets, self.heads, strict=True)
-            target_S = self.lambda_S.new_tensor([b for b, count in heads for _ in range(count)])
-            kept_S = self._shared(self.kept_KS.amax(0))
-            self.lambda_S = lambda_rule.updated(
-                self.lambda_S, kept_S, self._shared(target_S), self.options
-            )
+        if self._is_past(step, self.options.sparsity_start):
+            self._control(step)
+
+    def _weight(self, step: int, last_KS: Tensor) -> Tensor:
+        """Weight of what step `step` brings in an average whose last value is of step `last_KS`."""
+        rate = min(1.0, 2 / (1 + self.options.sparsity_update_every / 2))
+        return 1 - (1 - rate) ** (step - last_KS)
+
+    def _control(self, step: int) -> None:
+        """Let lambda follow the averages when its update is due."""
+        if step % self.options.sparsity_update_every:
+            return
+        assert self.lambda_S is not None
+        heads = zip(self.targets, self.heads, strict=True)
+        target_S = self.lambda_S.new_tensor([b for b, count in heads for _ in range(count)])
+        kept_S = self._shared(self.kept_KS.amax(0))
+        self.lambda_S = lambda_rule.updated(
+            self.lambda_S, kept_S, self._shared(target_S), self.options
+        )
 
     def _shared(self, x_S: Tensor) -> Tensor:
         """The mean over the heads that share a lambda, at each of them."""
@@ -164,14 +176,19 @@ class SparsityController:
         return torch.cat([x_G.mean().expand_as(x_G) for x_G in groups])
 
     def report(self) -> dict[str, list[list[float]]]:
-        """`kept` (tokens) and `lambda`, each a list a layer of a value a head; {} before any."""
+        """`kept` (tokens) and what sets it: each a value a layer and head; {} before any."""
         if self.lambda_S is None or not bool(self.last_KS.any()):
             return {}
-        values = {"kept": self.kept_KS.amax(0), "lambda": self.lambda_S}
+        values = {"kept": self.kept_KS.amax(0), **self._levers()}
         return {
             name: [head.tolist() for head in torch.split(value_S.cpu(), self.heads)]
             for name, value_S in values.items()
         }
+
+    def _levers(self) -> dict[str, Tensor]:
+        """What the controller sets, a value a head, by its name in the curve."""
+        assert self.lambda_S is not None
+        return {"lambda": self.lambda_S}
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Lambda, heads and moving averages, for safetensors; {} before any scores."""
@@ -187,3 +204,17 @@ class SparsityController:
             self.heads = tensors["heads"].tolist()
             self.lambda_S = tensors["lambda"]
             self.kept_KS, self.last_KS = tensors["kept"], tensors["last"]
+
+
+def counted_positions(
+    lengths_N: Tensor, time: int, margin: int, target: float
+) -> tuple[Tensor, Tensor]:
+    """Which sequences [N] can overflow the target, and which of their positions [N, T] count."""
+    overflows_N = lengths_N - margin > target
+    place_T = torch.arange(time, device=lengths_N.device)
+    return overflows_N, (place_T < (lengths_N - margin)[:, None]) & overflows_N[:, None]
+
+
+def length_class(lengths_N: Tensor) -> Tensor:
+    """The class of each length: n for those above 2**(n - 1), up to 2**n."""
+    return torch.frexp((lengths_N - 1).float()).exponent
