@@ -50,3 +50,13 @@ def test_without_a_spec_there_is_no_band(figure: Any) -> None:
     axes = figure(lambda folder: (folder / "config.json").unlink()).axes
     assert [panel.get_ylabel() for panel in axes[::2]] == ["layer 1", "layer 2"]
     assert not any(panel.patches for panel in axes)
+
+
+def test_the_bias_stands_where_lambda_would(figure: Any) -> None:
+    def rename(folder: Path) -> None:
+        curve = folder / "curve.jsonl"
+        curve.write_text(curve.read_text().replace('"lambda"', '"bias"'))
+
+    axes = figure(rename).axes
+    assert axes[1].get_yscale() == "linear"
+    assert "bias" in axes[1].get_title(loc="left")

@@ -1,4 +1,4 @@
-"""Learnable token eviction during training: what each head keeps, and its sparsity weight."""
+"""Learnable token eviction during training: what each head keeps, and what holds it there."""
 
 import json
 import math
@@ -12,14 +12,15 @@ from matplotlib.figure import Figure
 from forgetmenot.report.figures import style
 from forgetmenot.report.results import TRAIN, Result, Results, read_lines
 
+TITLES = {"lambda": "sparsity weight λ", "bias": "bias of the scores"}
 HEIGHT = 1.9  # inches of a layer's row of panels
 
 
 def draw(study: str, variant: Mapping[str, Any], results: Results) -> style.Drawn | None:
-    """Kept count and lambda of every layer and head of one variant (its first seed).
+    """Kept count and lever of every layer and head of one variant (its first seed).
 
-    One row a layer: kept tokens with the band that the controller aims at on the left, lambda on
-    the right. None if the variant has no such curve.
+    One row a layer: kept tokens with the band that the controller aims at on the left, on the right
+    lambda, or the bias of the scores. None if the variant has no such curve.
     """
     group = results.get(study, variant["name"], TRAIN)
     if not group:
@@ -30,35 +31,46 @@ def draw(study: str, variant: Mapping[str, Any], results: Results) -> style.Draw
     steps = np.array([line["step"] for line in lines])
     layers, targets = _layers(group[0], len(lines[0]["kept"]))
     tolerate = group[0].manifest["spec"].get("train", {}).get("sparsity_tolerate", 0.95)
-    weights = [line["lambda"] for line in lines]
-    least = min((w for line in weights for heads in line for w in heads if w > 0), default=1.0)
-    least = 10.0 ** math.floor(math.log10(least))  # a tick of the axis, clear of the one at 0
+    lever = "lambda" if "lambda" in lines[0] else "bias"
+    values = [line[lever] for line in lines]
     with style.look():
         figure = Figure(figsize=(style.WIDTH, HEIGHT * len(layers) + 0.5), layout="constrained")
         rows = figure.subplots(len(layers), 2, squeeze=False, sharex=True, sharey="col")
         for index, (left, right) in enumerate(rows):
             _heads(left, steps, np.array([line["kept"][index] for line in lines], dtype=float))
-            _heads(right, steps, np.array([line[index] for line in weights], dtype=float))
+            _heads(right, steps, np.array([line[index] for line in values], dtype=float))
             _band(left, tolerate, targets[index])
             left.set_ylabel(f"layer {layers[index]}")
-            # lambda is exactly 0 before the pressure starts and after a release
-            right.set_yscale("symlog", linthresh=least, linscale=0.5)
         rows[0, 0].set_title("kept tokens of a head", fontsize=10, loc="left")
-        rows[0, 1].set_title("sparsity weight λ of a head", fontsize=10, loc="left")
+        rows[0, 1].set_title(f"{TITLES[lever]} of a head", fontsize=10, loc="left")
         # a little below zero, so that lines at zero are seen
         rows[0, 0].set_ylim(bottom=-0.03 * rows[0, 0].get_ylim()[1])
-        rows[0, 1].set_ylim(bottom=-0.3 * least)
+        right_text = "Right: bias that the controller gives to the head's scores."
+        if lever == "lambda":
+            right_text = _logarithmic([right for _, right in rows], values)
         for axes in rows[-1]:
             axes.set_xlabel("training step")
         style.legend(figure, rows[0, 0])
-        title = f"Kept tokens and λ during training: {variant.get('label')} ({study})"
+        title = f"Kept tokens during training: {variant.get('label')} ({study})"
         caption = (
             f"Seed {group[0].seed}. Thin lines: heads; thick: their mean. Left: tokens that a head "
             "scores to be kept, as the controller counts them (moving average); shaded: the band "
-            f"from {tolerate:g} b to the target b, in which λ stays as it is. Right: weight of the "
-            f"sparsity term, logarithmic above {least:.1g}, linear below it to show zero."
+            f"from {tolerate:g} b to the target b. {right_text}"
         )
         return style.finish(figure, f"kept_count_{study}_{variant['name']}", title, caption)
+
+
+def _logarithmic(panels: list[Axes], values: list[list[list[float]]]) -> str:
+    """Logarithmic axes for lambda, which is 0 before the pressure starts; what to say of them."""
+    least = min((w for line in values for heads in line for w in heads if w > 0), default=1.0)
+    least = 10.0 ** math.floor(math.log10(least))  # a tick of the axis, clear of the one at 0
+    for panel in panels:
+        panel.set_yscale("symlog", linthresh=least, linscale=0.5)
+    panels[0].set_ylim(bottom=-0.3 * least)
+    return (
+        "Right: weight of the sparsity term, which stays as it is inside the band; logarithmic "
+        f"above {least:.1g}, linear below it to show zero."
+    )
 
 
 def _layers(result: Result, count: int) -> tuple[list[int], list[float | None]]:
