@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._pytree import tree_leaves
 
-from forgetmenot.mixers import attention
+from forgetmenot.mixers import attention, lte
 from forgetmenot.mixers.base import Place
 from forgetmenot.mixers.lte import Mixer, Options
 from forgetmenot.mixers.lte_scorer import HeadwiseConv, Scorer
@@ -112,3 +112,41 @@ def test_state_stops_growing() -> None:
 def test_options_that_cannot_work_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Options(**{**SIZES, "window": 9, "sink": 4, "budget": 7, **change})
+
+
+def test_with_the_count_held_a_shift_of_all_logits_has_no_gradient() -> None:
+    torch.manual_seed(0)
+    mixer = Mixer(Place(24), Options(**SIZES, window=6, dropout=0.0)).double().train()
+    x = torch.randn(2, 40, 24, dtype=torch.float64)
+    gradients = {}
+    for held in (False, True):
+        mixer.count_held = held
+        mixer.zero_grad()
+        mixer(x)[0].sin().sum().backward()
+        gradients[held] = mixer.scorer.project.bias.grad, mixer.scorer.project.weight.grad
+    assert gradients[False][0].abs().min() > 1e-3
+    assert gradients[True][0].abs().max() < 1e-12
+    assert gradients[True][1].abs().min() > 1e-6
+
+
+def test_logits_above_the_threshold_are_differentiated_implicitly() -> None:
+    """Against finite differences of the t that keeps sum(sigmoid(r - t)) as it is."""
+    torch.manual_seed(0)
+    r = torch.randn(1, 30, 1, dtype=torch.float64)
+
+    def distance(r: torch.Tensor) -> torch.Tensor:
+        low, high = -10.0, 10.0
+        for _ in range(60):
+            t = (low + high) / 2
+            low, high = (t, high) if (r - t).sigmoid().sum() > total else (low, t)
+        return r - t
+
+    total = r.sigmoid().sum()
+    weights = torch.randn_like(r)
+    (ours,) = torch.autograd.grad((weights * lte._above_threshold(r.requires_grad_())).sum(), r)
+    r = r.detach()
+    for j in (0, 7, 29):
+        step = torch.zeros_like(r)
+        step[0, j] = 1e-5
+        slope = ((distance(r + step) - distance(r - step)) * weights).sum() / 2e-5
+        assert ours[0, j, 0].item() == pytest.approx(slope.item(), rel=1e-5, abs=1e-7)

@@ -97,6 +97,7 @@ class Mixer(Base):
         self.score_every = min(32, max(1, o.window // 16), o.window - self.delay + 1)
         self.context = margin + self.score_every + self.delay
         self.router_on = True  # the trainer's warm-up: off = scores are learned, all is kept
+        self.count_held = False  # the trainer's quantile rule: gradients leave the count alone
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -244,6 +245,8 @@ class Mixer(Base):
 
         Straight through: the values stay as they are, but their gradient also reaches the scores.
         """
+        if self.count_held:
+            logit_BLH = _above_threshold(logit_BLH)
         sigmoid = self.options.router_score == "sigmoid"
         score = logit_BLH.sigmoid() - 0.5 if sigmoid else F.relu(logit_BLH)
         if torch.is_grad_enabled():
@@ -256,3 +259,17 @@ class Mixer(Base):
         Logits and scores have the same sign and order, but saturating scores tie.
         """
         return logit_BLH.detach() if self.router_on else torch.ones_like(logit_BLH)
+
+
+def _above_threshold(logit_BLH: torch.Tensor) -> torch.Tensor:
+    """The logits, differentiated as their distance to a threshold that moves with them.
+
+    Where sum(sigmoid(r - t)) over all tokens is held constant by t, dt/dr_j = sigmoid'(r_j) /
+    sum(sigmoid'): a gradient that would shift all logits alike vanishes. Without this, the one
+    that the values send drives them on for ever, since the controller undoes every shift.
+    """
+    r = logit_BLH.detach()
+    weight_BLH = r.sigmoid() * (1 - r.sigmoid())
+    total_H = weight_BLH.sum((0, 1)).clamp(min=torch.finfo(r.dtype).tiny)
+    threshold_H = (weight_BLH * (logit_BLH - r)).sum((0, 1)) / total_H  # 0 but for its gradient
+    return logit_BLH - threshold_H

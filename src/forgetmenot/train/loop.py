@@ -144,6 +144,7 @@ class Trainer:
             for micro, batch in enumerate(batches)
         ]
         self.controller.drop_frozen(step)
+        self.optimizer.drop_frozen(step)
         norm = self.optimizer.clip()
         # Drawn before the loss is read, so that the host works while the device does.
         following = self._draw(step + 1)

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from forgetmenot.errors import UserError
 from forgetmenot.train.options import Options
 
 IGNORED = -100
+AUXILIARY = ("sg", "rec", "kl")  # further terms of ProSG: `<name>_weight`, logged as `<name>_loss`
 
 
 class Loss(NamedTuple):
@@ -65,6 +67,32 @@ def _prompt_labels(prompt_ids_BP: Tensor, prompt_mask_BP: Tensor) -> Tensor:
     return labels_BP.masked_fill(~prompt_mask_BP, IGNORED)
 
 
+def _detached(state: Any) -> Any:
+    """A model's state, or any nesting of tuples, without gradients."""
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, tuple | list):
+        parts = [_detached(part) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
+    return state
+
+
+def _auxiliary(
+    model: Any, batch: dict[str, Tensor], prompt: Any, state: Any, body: Any, options: Options
+) -> dict[str, Tensor]:
+    """The extra terms that the options ask for. Raises UserError when the model has none."""
+    asked = [name for name in AUXILIARY if getattr(options, f"{name}_weight") > 0]
+    if not asked:
+        return {}
+    if not hasattr(model, "auxiliary_losses"):
+        found = getattr(options, f"{asked[0]}_weight")
+        raise UserError(f"train: {asked[0]}_weight: found {found}, allowed: 0 without ProSG")
+    terms: dict[str, Tensor] = model.auxiliary_losses(
+        batch, prompt, state, body.logits_BLV, options
+    )
+    return terms
+
+
 def loss(model: Any, batch: dict[str, Tensor], options: Options) -> Loss:
     """Loss of one batch (from `batch_tensors`; keys and shapes as in the data plugin contract).
 
@@ -72,7 +100,10 @@ def loss(model: Any, batch: dict[str, Tensor], options: Options) -> Loss:
     `prompt_mask` and `lm_labels`): the prompt is read first, its state is committed, and the body
     is read from that state; the loss is the body's, plus `lm_weight` times that of every body
     token, plus `prompt_weight` times that of the prompt, plus `update_penalty` times the squared
-    norm of the generated weight update (0 for a plain model). `aux` is that of the body's pass.
+    norm of the generated weight update (0 for a plain model), plus ProSG's further terms, each
+    times its weight (`sg_weight`, `rec_weight`, `kl_weight`; `prosg/losses.py`). Without
+    `state_gradient` the body's loss ends at the state after the prompt. `aux` is that of the
+    body's pass.
     """
     if "prompt_ids" not in batch:
         out = model(batch["input_ids"], need_state=False)
@@ -81,7 +112,8 @@ def loss(model: Any, batch: dict[str, Tensor], options: Options) -> Loss:
 
     prompt_ids_BP, prompt_mask_BP = batch["prompt_ids"], batch["prompt_mask"]
     prompt = model(prompt_ids_BP, mask_BL=prompt_mask_BP)
-    state = model.commit_prompt(prompt.state)
+    read = prompt.state if options.state_gradient else _detached(prompt.state)
+    state = model.commit_prompt(read)
     body = model(batch["input_ids"], state=state)
     terms = _answers(body.logits_BLV, batch)
     terms["lm_loss"] = _cross_entropy(body.logits_BLV, batch["lm_labels"])
@@ -97,4 +129,10 @@ def loss(model: Any, batch: dict[str, Tensor], options: Options) -> Loss:
         + options.prompt_weight * terms["prompt_loss"]
         + options.update_penalty * terms["update_norm"]
     )
+    for name, value in _auxiliary(model, batch, read, state, body, options).items():
+        total = total + getattr(options, name.replace("_loss", "_weight")) * value
+        terms[name] = value
+    if hasattr(model, "update_ratios"):
+        ratios = model.update_ratios(state)
+        terms |= {f"update_ratio/{target}": ratio_B.mean() for target, ratio_B in ratios.items()}
     return Loss(total, {key: value.detach() for key, value in terms.items()}, body.aux)

@@ -8,16 +8,20 @@ seconds; and torch's optimizer keys its state by number, not by name.
 import torch
 from torch import Tensor, nn
 
+from forgetmenot.errors import UserError
 from forgetmenot.train.options import Options
 
 SLOTS = ("step", "exp_avg", "exp_avg_sq")
+BASE_PREFIX = "base."  # of the parameters of ProSG's base
 
 
 class AdamW:
     """AdamW on every parameter of `model` with `requires_grad` (LTE reference: one group).
 
     A parameter without a gradient is left alone, its step count too. The fused kernel is
-    deterministic on a CPU and on a GPU.
+    deterministic on a CPU and on a GPU. ProSG's base may start later and learn at a rate of its own
+    (options `base_start`, `base_lr_ratio`); UserError when they are set for a model without both a
+    base and a generator to train.
     """
 
     def __init__(self, model: nn.Module, options: Options) -> None:
@@ -28,6 +32,24 @@ class AdamW:
             if parameter.requires_grad
         }
         self.state: dict[str, dict[str, Tensor]] = {}
+        self.base = {name for name in self.parameters if name.startswith(BASE_PREFIX)}
+        both = self.base and len(self.base) < len(self.parameters)
+        for key, default in (("base_start", 0.0), ("base_lr_ratio", 1.0)):
+            if getattr(options, key) != default and not both:
+                found = getattr(options, key)
+                raise UserError(
+                    f"train: {key}: found {found}, allowed: {default} unless a ProSG model trains "
+                    "its base and its generator (trainable: all)"
+                )
+
+    def drop_frozen(self, step: int) -> None:
+        """Forget the gradients of ProSG's base until `base_start` of the steps is done.
+
+        Called before clipping, as `SparsityController.drop_frozen` and for the same reasons.
+        """
+        if step <= round(self.options.base_start * self.options.steps):
+            for name in self.base:
+                self.parameters[name].grad = None
 
     def _gradients(self) -> dict[str, Tensor]:
         found = {name: parameter.grad for name, parameter in self.parameters.items()}
@@ -49,6 +71,20 @@ class AdamW:
     def step(self, learning_rate: float) -> None:
         """Apply the gradients with this learning rate, and drop them."""
         gradients = self._gradients()
+        ratio = self.options.base_lr_ratio
+        if ratio == 1.0:
+            self._update(gradients, learning_rate)
+        else:
+            base = {name: g for name, g in gradients.items() if name in self.base}
+            self._update(base, ratio * learning_rate)
+            rest = {name: g for name, g in gradients.items() if name not in self.base}
+            self._update(rest, learning_rate)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def _update(self, gradients: dict[str, Tensor], learning_rate: float) -> None:
+        if not gradients:
+            return
         for name, gradient in gradients.items():
             if name not in self.state:
                 self.state[name] = _zeros(gradient)
@@ -71,8 +107,6 @@ class AdamW:
             amsgrad=False,
             maximize=False,
         )
-        for parameter in self.parameters.values():
-            parameter.grad = None
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The state as `<parameter name>:<slot>` tensors, for safetensors."""

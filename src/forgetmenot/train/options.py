@@ -44,6 +44,15 @@ class Options:
     lm_weight: float = 0.1  # ProSG lam_lm: weight of the loss on every body token (ours)
     prompt_weight: float = 0.1  # ProSG lam_p: weight of the loss on the prompt's tokens (ours)
     update_penalty: float = 1e-4  # ProSG lam_n: weight of the generated update's |dW|^2 (ours)
+    sg_weight: float = 0.0  # ProSG lam_sg: weight of the distance to a true gradient (ours)
+    sg_teacher: Literal["prompt", "response"] = "prompt"  # loss that the gradient is of (ours)
+    sg_distance: Literal["cosine", "squared"] = "cosine"  # 1 - cosine, or |dG|^2 / |G|^2 (ours)
+    rec_weight: float = 0.0  # ProSG lam_rec: weight of answering from the update alone (ours)
+    kl_weight: float = 0.0  # ProSG lam_kl: weight of the distance to a base just told (ours)
+    kl_window: int = 16  # tokens up to an answer that this base reads after the prompt (ours)
+    state_gradient: bool = True  # the body's loss reaches the pass over the prompt (ours)
+    base_start: float = 0.0  # part of the steps in which ProSG's base is frozen (ours)
+    base_lr_ratio: float = 1.0  # learning rate of ProSG's base over the generator's (ours)
 
     def __post_init__(self) -> None:
         for key in (
@@ -53,6 +62,7 @@ class Options:
             "log_every",
             "checkpoint_every",
             "sparsity_update_every",
+            "kl_window",
         ):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: found {getattr(self, key)}, allowed: 1 or more")
@@ -66,13 +76,23 @@ class Options:
             "sparsity_start",
             "sparsity_tolerate",
             "sparsity_release",
+            "base_start",
         ):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key}: found {getattr(self, key)}, allowed: 0 to 1")
         for key in ("sparsity_alpha", "sparsity_alpha_neg"):
             if getattr(self, key) <= 1:
                 raise ValueError(f"{key}: found {getattr(self, key)}, allowed: above 1")
-        for key in ("weight_decay", "lm_weight", "prompt_weight", "update_penalty"):
+        for key in (
+            "weight_decay",
+            "lm_weight",
+            "prompt_weight",
+            "update_penalty",
+            "sg_weight",
+            "rec_weight",
+            "kl_weight",
+            "base_lr_ratio",
+        ):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key}: found {getattr(self, key)}, allowed: 0 or more")
         if not 0 < self.sparsity_lambda_min <= self.sparsity_lambda_max:
@@ -97,5 +117,11 @@ class Options:
             raise ValueError(
                 f"lambda_shared: found {self.lambda_shared!r}, allowed: 'head', 'layer', 'all'"
             )
+        for key, allowed in (
+            ("sg_teacher", ("prompt", "response")),
+            ("sg_distance", ("cosine", "squared")),
+        ):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"{key}: found {getattr(self, key)!r}, allowed: {allowed}")
         if self.target_kept is not None and self.target_kept < 1:
             raise ValueError(f"target_kept: found {self.target_kept}, allowed: null, 1 or more")

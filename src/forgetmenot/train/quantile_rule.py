@@ -4,7 +4,8 @@ Lambda, the reference's lever, only presses: a head that the task itself drives 
 stays there, and one that is pressed overshoots (docs/semantics.md). Here the last bias of a head's
 scorer belongs to the controller instead of the optimizer: minus the logit above which the head's
 budget of tokens lies. What the router learns is the order of the tokens; how many are kept is no
-matter of learning any more. At inference nothing changes: the bias is one more weight.
+matter of learning any more (and `count_held` takes it out of the scores' gradients). At inference
+nothing changes: the bias is one more weight.
 """
 
 from collections.abc import Callable
@@ -26,8 +27,8 @@ class QuantileController(SparsityController):
     """Sets `keep_bias` of every layer with a budget after each step, from `sparsity_start` on.
 
     The aim is the middle of the band [`sparsity_tolerate` b, b]. Such a layer also exposes
-    `keep_bias` [sets, 1], the bias that all logits of a head have, and returns `logit_BTH` in its
-    aux. Heads that share a scorer get the mean of their thresholds. Thresholds are averaged over
+    `keep_bias` [sets, 1], the bias that all logits of a head have, and `count_held`, and returns
+    `logit_BTH` in its aux. Heads that share a scorer get the mean of their thresholds. Thresholds are averaged over
     the steps by class of length, as the counts are, and the highest decides.
     """
 
@@ -38,6 +39,12 @@ class QuantileController(SparsityController):
         self.threshold_KS = torch.empty(0)
         self.measured_KS = torch.empty(0)  # step of the last such batch, 0 = none yet
         self._sums_K2S: Tensor | None = None  # thresholds and their number in this step
+
+    def begin_step(self, step: int) -> None:
+        """As the other controller; also tell the layers when their count is held."""
+        super().begin_step(step)
+        for layer in self.layers:
+            layer.count_held = self._is_past(step, self.options.sparsity_start)
 
     def drop_frozen(self, step: int) -> None:
         """Also forget the gradients of the biases, once they are the controller's."""

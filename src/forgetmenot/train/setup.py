@@ -12,7 +12,7 @@ from forgetmenot.errors import UserError
 from forgetmenot.train.mixture import Mixture, Source
 from forgetmenot.train.options import Options
 
-GENERATOR_PREFIX = "generator."
+PREFIXES = {"generator": "generator.", "base": "base."}  # of the parameters of a ProSG model
 
 
 def options(values: dict[str, Any]) -> Options:
@@ -68,15 +68,15 @@ def vocabulary(members: list[dict[str, Any]], inputs: dict[str, Path]) -> int:
 
 
 def freeze(model: nn.Module, trainable: str) -> None:
-    """Leave `all` parameters, or only those of ProSG's `generator`, to the optimizer.
+    """Leave `all` parameters, or only those of ProSG's `generator` or `base`, to the optimizer.
 
     Raises UserError for another word, and when the model has no generator.
     """
     if trainable == "all":
         return
-    if trainable != "generator":
-        raise UserError(f"trainable: found {trainable!r}, allowed: 'all', 'generator'")
-    if not any(name.startswith(GENERATOR_PREFIX) for name, _ in model.named_parameters()):
-        raise UserError("trainable: found 'generator', allowed for this model: 'all' (no ProSG)")
+    if trainable not in PREFIXES:
+        raise UserError(f"trainable: found {trainable!r}, allowed: 'all', 'generator', 'base'")
+    if not any(name.startswith(PREFIXES["generator"]) for name, _ in model.named_parameters()):
+        raise UserError(f"trainable: found {trainable!r}, allowed for this model: 'all' (no ProSG)")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(GENERATOR_PREFIX))
+        parameter.requires_grad_(name.startswith(PREFIXES[trainable]))
