@@ -28,16 +28,16 @@ class QuantileController(SparsityController):
 
     The aim is the middle of the band [`sparsity_tolerate` b, b]. Such a layer also exposes
     `keep_bias` [sets, 1], the bias that all logits of a head have, and `count_held`, and returns
-    `logit_BTH` in its aux. Heads that share a scorer get the mean of their thresholds. Thresholds are averaged over
-    the steps by class of length, as the counts are, and the highest decides.
+    `logit_BTH` in its aux. Heads that share a scorer get the mean of their thresholds. Each class
+    of lengths keeps its latest threshold, and the highest decides. They are not averaged over
+    steps, as counts are: scores move fast, and a threshold that lags behind misses its count.
     """
 
     def __init__(self, model: nn.Module, options: Options) -> None:
         super().__init__(model, options)
         self.aim = (1 + options.sparsity_tolerate) / 2
-        # moving averages of the logits, without the bias, at which the budget is met
+        # the logits, without the bias, above which the budget of tokens lies; -inf: not known yet
         self.threshold_KS = torch.empty(0)
-        self.measured_KS = torch.empty(0)  # step of the last such batch, 0 = none yet
         self._sums_K2S: Tensor | None = None  # thresholds and their number in this step
 
     def begin_step(self, step: int) -> None:
@@ -79,19 +79,13 @@ class QuantileController(SparsityController):
         self._sums_K2S.index_add_(0, class_1, torch.cat(found, 1)[None])
 
     def end_step(self, step: int, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
-        """Fold the thresholds and counts of step `step` into the averages; set the biases."""
+        """Take over the thresholds and counts of step `step`; set the biases."""
         if self._sums_K2S is not None:
             sum_KS, number_KS = reduce(self._sums_K2S).unbind(1)
             self._sums_K2S = None
             if not len(self.threshold_KS):
                 self.threshold_KS = torch.full_like(sum_KS, -torch.inf)
-                self.measured_KS = torch.zeros_like(sum_KS)
-            seen_KS = number_KS > 0
-            new_KS = sum_KS / number_KS.clamp(min=torch.finfo().tiny)
-            old_KS = torch.where(self.measured_KS == 0, new_KS, self.threshold_KS)
-            new_KS = torch.lerp(old_KS, new_KS, self._weight(step, self.measured_KS))
-            self.threshold_KS = torch.where(seen_KS, new_KS, self.threshold_KS)
-            self.measured_KS = torch.where(seen_KS, float(step), self.measured_KS)
+            self.threshold_KS = torch.where(number_KS > 0, sum_KS / number_KS, self.threshold_KS)
         super().end_step(step, reduce)
 
     @torch.no_grad()
@@ -116,14 +110,13 @@ class QuantileController(SparsityController):
         """Also the thresholds."""
         if not len(self.threshold_KS):
             return super().state_tensors()
-        own = {"threshold": self.threshold_KS, "measured": self.measured_KS}
-        return {**super().state_tensors(), **own}
+        return {**super().state_tensors(), "threshold": self.threshold_KS}
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_tensors` returned."""
         super().load_state_tensors(tensors)
         if "threshold" in tensors:
-            self.threshold_KS, self.measured_KS = tensors["threshold"], tensors["measured"]
+            self.threshold_KS = tensors["threshold"]
 
 
 def _threshold(logit_NTH: Tensor, keep: Tensor) -> Tensor:
