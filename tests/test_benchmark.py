@@ -1,15 +1,21 @@
 """Benchmarks: they run, say what they measure, and see a copy of the whole cache."""
 
+import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from forgetmenot.benchmark import decode
+from forgetmenot import provenance
+from forgetmenot.benchmark import _kernel_tests, _kernel_timing, decode, kernels
 from forgetmenot.benchmark._trace import Touch, Trace, read, record
 from forgetmenot.cli import benchmark
+from forgetmenot_kernels.registry import OPS, op_named
 
 CACHE = torch.zeros(1000, 100)
 BYTES = CACHE.numel() * 4
@@ -129,8 +135,19 @@ def test_the_table_has_a_line_for_each_context(capsys: pytest.CaptureFixture[str
     assert [line.split()[0] for line in text.splitlines()[2:4]] == ["3", "1,003"]
 
 
+def test_the_result_can_be_written_beside_the_table(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "TRACED", 1)
+    size = ("--variant", "gdn", "--size", "recall-2l-d64", "--contexts", "3", "--repeats", "1")
+    assert benchmark.main(["decode", *size, "--out", str(tmp_path / "new" / "found.json")]) == 0
+    assert "gdn at recall-2l-d64" in capsys.readouterr().out
+    found = json.loads((tmp_path / "new" / "found.json").read_text())
+    assert (found["benchmark"], found["contexts"][0]["context"]) == ("decode", 3)
+
+
 def test_benchmarks_are_the_files_of_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "decode" in benchmark.benchmarks()
+    assert list(benchmark.benchmarks()) == ["decode", "kernels"]
     assert benchmark.main([]) == 0
     assert "decode: Time and memory of one decoding step" in capsys.readouterr().out
 
@@ -142,7 +159,9 @@ def test_benchmarks_are_the_files_of_the_folder(capsys: pytest.CaptureFixture[st
         (["decode", "--repeats", "0"], "repeats: found 0; allowed: 1 or more"),
         (["decode", "--contexts", "5", "-1"], "contexts: found -1; allowed: 1 or more"),
         (["decode", "--size", "huge"], "size (or 0.4B, 1.4B): found 'huge'; allowed: "),
-        (["decode", "--variant", "lte"], "variant: found 'lte'; allowed: gdn"),
+        (["decode", "--variant", "lte"], "variant: found 'lte'; allowed: "),
+        (["kernels", "--op", "wkv"], "op: found 'wkv'; allowed: lte_attention, "),
+        (["kernels", "--repeats", "2"], "repeats: found 2; allowed: 3 or more"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -150,3 +169,123 @@ def test_bad_input_is_one_line(
 ) -> None:
     assert benchmark.main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_kernels_are_timed_on_cuda_devices_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert benchmark.main(["kernels"]) == 2
+    assert "error: device: found no CUDA device; this benchmark" in capsys.readouterr().err
+
+
+def test_timing_kernels_needs_torch_and_triton_alone() -> None:
+    """Of what is installed here, the machine of a kernel's author may have nothing else."""
+    lacking = [
+        "pydantic",
+        "snakemake",
+        "mlflow",
+        "datasets",
+        "lm_eval",
+        "transformers",
+        "pandas",
+        "accelerate",
+    ]
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({lacking}))\n"
+        "from forgetmenot.cli import benchmark\n"
+        "sys.exit(benchmark.main(['kernels', '--op', 'none']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "error: op: found 'none'" in done.stderr
+
+
+@pytest.fixture
+def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of `benchmark kernels` but the times: the CPU in place of a device, and tiny shapes."""
+    for name, value in {
+        "is_available": lambda: True,
+        "get_device_name": lambda: "no device",
+        "synchronize": lambda: None,
+        "empty_cache": lambda: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+
+    def called(call: Callable[[], object], repeats: int) -> list[float]:
+        call()
+        return [2.0, 1.0, 3.0]
+
+    def out_of_memory(inputs: object) -> None:
+        raise torch.OutOfMemoryError("too much\nof it")
+
+    monkeypatch.setattr(_kernel_timing, "DEVICE", "cpu")
+    monkeypatch.setattr(_kernel_timing, "ceilings", lambda repeats: {"tflops": 1e-3, "tbs": 1e-6})
+    monkeypatch.setattr(_kernel_timing, "milliseconds", called)
+    monkeypatch.setattr(_kernel_timing, "graphed", lambda call: call)
+    monkeypatch.setattr(_kernel_timing, "dense_attention", lambda q, k, v: q + k.sum() + v.sum())
+    monkeypatch.setattr(_kernel_timing, "flex_attention", out_of_memory)
+    ops = []
+    for op in OPS:
+        tiny = op.shapes["tiny"]
+        names = ("b4-t4096",) if "time" in tiny else ("b1-c1024", "b1-c32768")
+        ops.append(dataclasses.replace(op, shapes=dict.fromkeys(("tiny", *names), tiny)))
+    monkeypatch.setattr(kernels, "OPS", ops)
+    monkeypatch.setattr(kernels, "op_named", {op.name: op for op in ops}.__getitem__)
+
+
+@pytest.mark.usefixtures("no_device")
+def test_every_operator_is_timed_counted_and_judged(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = {"wkv4": "its tests failed"}
+    monkeypatch.setattr(_kernel_tests, "missing", lambda op, stamps: refused.get(op.name))
+    assert benchmark.main(["kernels", "--format", "json", "--first-call"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = {(row["op"], row["shape"], row["pass"]): row for row in found["rows"]}
+    assert {name for name, *_ in rows} == {op.name for op in OPS} - {"wkv4"}
+    assert found["refused"] == refused
+    assert found["first_calls"]["gated_delta_rule"]["target"] == 10
+    forward = rows["gated_delta_rule", "b4-t4096", "forward"]
+    both = rows["gated_delta_rule", "b4-t4096", "forward+backward"]
+    assert (forward["met"], forward["target"], both["target"]) == (False, 0.4, 1.6)
+    assert set(forward) >= {"ours", "plain", "dense"}
+    assert forward["tflops"] == pytest.approx(forward["flops"] / 2e-3 / 1e12)
+    assert forward["tbs_share"] == pytest.approx(forward["bytes"] / 2e-3 / 1e12 / 1e-6)
+    assert both["flops"] == 3 * forward["flops"]
+    assert "flex" not in rows["lte_attention", "b4-t4096", "forward"]
+    step = rows["lte_decode_step", "b1-c32768", "stack of steps"]
+    assert (step["met"], step["target"]) == (True, 2.1)
+    assert rows["wkv4_step", "b1-c1024", "stack of steps"]["met"] is None
+    text = kernels.table(found)
+    assert "flex: no time: OutOfMemoryError: too much\n" in text
+    assert "wkv4: not shown: its tests failed" in text
+    assert "first call of gated_delta_rule" in text
+
+
+@pytest.mark.usefixtures("no_device")
+def test_no_figure_without_gpu_tests_that_passed_in_this_state(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = ("wkv4", "wkv7", "retention", "short_conv")
+    bodies = ("assert True", "assert False", "pytest.skip()", "")
+    folder = tmp_path / "tests" / "kernels"
+    folder.mkdir(parents=True)
+    for name, body in zip(names, bodies, strict=True):
+        mark = "@pytest.mark.gpu\n" if body else ""
+        test = f"import pytest\n{mark}def test(): {body or 'assert True'}\n"
+        (folder / f"test_{name}.py").write_text(test)
+    monkeypatch.setattr(provenance, "CHECKOUT", tmp_path)
+    stamps = tmp_path / "stamps"
+    command = ["kernels", "--stamps", str(stamps), "--format", "json", "--op", *names]
+    assert benchmark.main(command) == 2
+    assert "op: no figure may be shown\n  wkv4: its GPU tests have" in capsys.readouterr().err
+    assert benchmark.main([*command, "--verify"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {row["op"] for row in found["rows"]} == {"wkv4"}
+    assert set(found["refused"]) == set(names[1:])
+    assert benchmark.main(command[:-3]) == 0  # the stamp stays
+    op = op_named("wkv4")
+    (folder / "test_wkv4.py").write_text("changed")
+    assert "changed since its GPU tests passed: tests;" in (_kernel_tests.missing(op, stamps) or "")
+    monkeypatch.setattr(torch, "__version__", "0.1")
+    assert "passed: tests, torch;" in (_kernel_tests.missing(op, stamps) or "")

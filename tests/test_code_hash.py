@@ -1,10 +1,11 @@
 """The code hash: what it follows, and what it does not notice."""
 
+import ast
 from pathlib import Path
 
 import pytest
 
-from forgetmenot.code_hash import CodeHasher, code_hash
+from forgetmenot.code_hash import CodeHasher, _dump, code_hash
 
 
 @pytest.fixture
@@ -127,3 +128,19 @@ def test_no_stage_reaches_a_plugin_or_another_stage_statically(stage: str) -> No
     }
     shared = {"forgetmenot.mixers.base"}
     assert plugins <= shared
+
+
+def test_what_python_versions_add_to_a_tree_changes_nothing() -> None:
+    source = "def f(a, b=None):\n    return f'{a:>{b}}'\n"
+    tree = ast.parse(source)
+    newer = ast.parse(source)
+    function = newer.body[0]
+    function._fields = (
+        *(name for name in function._fields if name != "type_params"),
+        "type_params",
+    )
+    function.type_params = []  # type: ignore[attr-defined]
+    assert _dump(newer) == _dump(tree)
+    assert "Constant(value=None)" in _dump(tree)
+    assert _dump(ast.parse("x = None")) != _dump(ast.parse("x = 0"))
+    assert _dump(ast.parse("x = ''")) != _dump(ast.parse("x = b''"))

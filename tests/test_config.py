@@ -207,14 +207,20 @@ def test_tables_and_claims_follow_the_papers() -> None:
     assert {study["paper"] for study in prosg["studies"].values()} == {"prosg"}
 
 
-def test_a_claim_about_a_variant_that_is_not_trained_is_refused(folder: Path) -> None:
+def test_a_claim_may_name_what_the_scale_does_not_train_but_no_unknown_variant(
+    folder: Path,
+) -> None:
     claim = (
         "{paper: lte, text: t, source: s, study: recall, task: micro-recall, metric: accuracy, "
-        "better: gdn_lte, worse: gdn_swa}"
+        "better: gdn_lte, worse: [gdn_swa]}"
     )
-    (folder / "claims" / "micro.yaml").write_text(claim)
+    file = folder / "claims" / "micro.yaml"
+    file.write_text(claim)
     edit(folder, "scales/micro.yaml", "tables:", "claims: [micro]\ntables:")
-    with pytest.raises(UserError, match=r"claims/micro\.yaml: worse: found 'gdn_swa'; allowed: gd"):
+    (planned,) = plan(folder).jobs["reports/micro"].request["spec"]["claims"]
+    assert planned["worse"] == ["gdn_swa"]
+    file.write_text(claim.replace("gdn_swa", "gdn_sva"))
+    with pytest.raises(UserError, match=r"claims/micro\.yaml: variants\.1: found 'gdn_sva'; allow"):
         plan(folder)
 
 

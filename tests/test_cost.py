@@ -182,6 +182,12 @@ def test_kinds_are_the_levels_of_the_hierarchy(name: str, kind: str) -> None:
     assert cost.kind(variants.spec(name, "0.4B", VOCAB, variants.library())) == kind
 
 
+@pytest.mark.parametrize("name", ["rwkv4", "rwkv7"])
+def test_rnns_are_linear_attention(name: str) -> None:
+    assert cost.kind({"layers": [[f"{name}_time", {}], [f"{name}_channel", {}]]}) == "(a)"
+    assert cost.kind({"layers": [["retention", {}], ["swiglu", {}]]}) == "(a)"
+
+
 def test_a_mixer_that_the_hierarchy_does_not_know_is_said_to_be_another() -> None:
     assert cost.kind({"layers": [["gdn", {}], ["mine", {}], ["swiglu", {}]]}) == "(a) + (other)"
 
@@ -221,8 +227,8 @@ def test_table_of_chosen_variants(capsys: pytest.CaptureFixture[str]) -> None:
         (["--size", "7B"], "size (or 0.4B, 1.4B): found '7B'; allowed: language-20m"),
         (["--size", "0.4B", "--variants", "gru"], "variant: found 'gru'; allowed: gdn"),
         (
-            ["--size", "prosg-20m", "--variants", "gdn"],
-            "gdn.yaml: ffn: found 'ffn'; allowed: rwkv4",
+            ["--size", "recall-2l-d64", "--variants", "rwkv4"],
+            "rwkv4.yaml: ffn: found 'rwkv4_channel'; allowed: attn",
         ),
         (["--size", "0.4B", "--vocab", "0"], "vocab: found 0; allowed: 1 or more"),
         (["--size", "0.4B", "--contexts", "-5"], "contexts: found -5; allowed: 1 or more"),

@@ -325,8 +325,7 @@ def test_unfit_folders_are_one_line_on_stderr(
 ) -> None:
     folder = trained(tmp_path / "trained", variant="nsa")
     little = trained(tmp_path / "little", variant="nsa", vocab=20)
-    prosg = {"target_mixer": "nsa", "targets": ["q"]}
-    other = trained(tmp_path / "prosg", variant="nsa", prosg=prosg)
+    other = trained(tmp_path / "prosg", variant="rwkv4", prosg={"rank": 2})
     out = tmp_path / "out"
     for arguments, message in (
         ([folder, tmp_path], "found files there"),

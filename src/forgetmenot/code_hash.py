@@ -38,8 +38,8 @@ class CodeHasher:
     def hash(self, *modules: str) -> str:
         """Return the SHA-256 (hexadecimal) of the import closure of `modules`.
 
-        It does not change with comments, docstrings or formatting. It does change with the Python
-        version. Raises ModuleNotFoundError when one of `modules` is not a module of the project.
+        It does not change with comments, docstrings or formatting, nor between Python versions.
+        Raises ModuleNotFoundError when one of `modules` is not a module of the project.
         """
         names = sorted(self.closure(*modules))
         text = "".join(f"{name} {self._content[name]}\n" for name in names)
@@ -72,7 +72,7 @@ class CodeHasher:
             mentioned = {".".join(parts[:end]) for end in range(1, len(parts))}
             mentioned |= _imports_without_docstrings(tree, package)
             self._imports[name] = sorted(other for other in mentioned if self._path(other))
-            self._content[name] = _hash(ast.dump(tree).encode()) + _data_hash(path)
+            self._content[name] = _hash(_dump(tree).encode()) + _data_hash(path)
         return self._imports[name]
 
     def _path(self, name: str) -> Path | None:
@@ -84,6 +84,19 @@ class CodeHasher:
                 files += [base.with_suffix(".py") for base in bases]
                 self._paths[name] = next((file for file in files if file.is_file()), None)
         return self._paths[name]
+
+
+def _dump(node: object) -> str:
+    """A syntax tree as text, without what is empty: that is where Python versions differ."""
+    if isinstance(node, ast.AST):
+        fields = [(name, value) for name, value in ast.iter_fields(node) if value not in ([], None)]
+        if isinstance(node, ast.Constant):
+            fields = [("value", node.value)]  # None is a value here
+        inside = ", ".join(f"{name}={_dump(value)}" for name, value in fields)
+        return f"{type(node).__name__}({inside})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(_dump, node))}]"
+    return repr(node)
 
 
 def _imports_without_docstrings(tree: ast.Module, package: str) -> set[str]:

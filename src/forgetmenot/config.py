@@ -141,7 +141,12 @@ class Model(_Schema):
     )
     init_from: str | None = Field(None, description="variant of the same study to start from")
     prosg: dict[str, Any] | None = Field(None, description="ProSG Options; null = no generator")
-    trainable: Literal["all", "generator"] = Field("all", description="what the optimizer changes")
+    trainable: Literal["all", "generator", "base"] = Field(
+        "all", description="what the optimizer changes"
+    )
+    train: dict[str, Any] = Field(
+        {}, description="training options that make this variant, beside those of its study"
+    )
 
 
 class Dataset(_Schema):

@@ -27,8 +27,12 @@ HIERARCHY = {
     "c": "query-aware sparse attention",
     "d": "full attention",
 }
-_LEVELS = {"gdn": "a", "rwkv4_time": "a", "lte": "b", "nsa": "c"}
-_CHANNEL_MIXERS = ("swiglu", "rwkv4_channel")
+_LEVELS = {
+    **dict.fromkeys(("gdn", "retention", "rwkv4_time", "rwkv7_time"), "a"),
+    "lte": "b",
+    "nsa": "c",
+}
+_CHANNEL_MIXERS = ("swiglu", "rwkv4_channel", "rwkv7_channel")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from forgetmenot.files import sha256_file, sha256_json
 
 MANIFEST = "manifest.json"
 STAMP = "stamp.json"
+# In a result that came from another machine: {output that stayed there: what is known of it}.
+ABSENT = "absent.json"
 # What decides the result. Paths, tracking and tags do not: they may change without a new run.
 IDENTITY = ("stage", "name", "spec", "seed", "code")
 
@@ -56,17 +58,26 @@ def hash_outputs(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def verify(folder: Path) -> dict[str, Any]:
+def verify(folder: Path, *, whole: bool = True) -> dict[str, Any]:
     """Return the folder's manifest after checking every output against it.
 
+    Without `whole` an output may lack that the folder lists as left on the machine that made it.
     Raises UserError naming the file and both hashes when an output was altered, cut off or lost.
     """
     manifest = read_object(folder / MANIFEST, "a manifest; run snakemake to build it")
     outputs = manifest.get("outputs")
     if not isinstance(outputs, dict) or "id" not in manifest:
         raise UserError(f"{folder / MANIFEST}: keys missing: id, outputs; delete {folder}")
+    elsewhere = absent(folder)
     for name, entry in outputs.items():
         path = folder / name
+        if name in elsewhere and not path.exists():
+            if not whole:
+                continue
+            raise UserError(
+                f"{path}: it stayed on the machine that made it (see docs/report.md). Delete "
+                f"{folder} and run snakemake to make it here"
+            )
         found = sha256_file(path) if path.is_file() else "no file"
         if found != entry["sha256"]:
             raise UserError(
@@ -74,6 +85,12 @@ def verify(folder: Path) -> dict[str, Any]:
                 f"Delete {folder} and run snakemake again to rebuild it"
             )
     return manifest
+
+
+def absent(folder: Path) -> dict[str, Any]:
+    """Return the outputs that stayed on the machine that made them, and what is known of each."""
+    path = folder / ABSENT
+    return read_object(path, "the list of absent outputs") if path.exists() else {}
 
 
 def read_object(path: Path, expected: str) -> dict[str, Any]:

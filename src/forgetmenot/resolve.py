@@ -13,7 +13,7 @@ from forgetmenot.config_files import check, one_of
 from forgetmenot.errors import UserError
 from forgetmenot.files import sha256_file
 from forgetmenot.model_spec import as_values, model_spec, plugin_options
-from forgetmenot.report.spec import Claim, Table
+from forgetmenot.report.spec import Claim, Table, listed
 from forgetmenot.resolve_weights import Weights, model_roots
 
 STORE = "mlflow/store"
@@ -327,12 +327,16 @@ class Plan:
         tasks = {"train"}.union(*(study.tasks for study in studies.values()))
         variants = {variant for study in studies.values() for variant in study.variants}
         if isinstance(entry, Claim):
-            named = {key: getattr(entry, key) for key in ("better", "worse", "control")}
+            # It may name what this scale does not run: the report says so, by name.
+            variants |= set(self.library.names("models"))
+            tasks |= set(self.library.names("tasks"))
+            named = {f"variants.{n}": variant for n, variant in enumerate(entry.variants)}
         else:
             named = {f"rows.{n}": variant for n, variant in enumerate(entry.rows or [])}
             for n, column in enumerate(entry.columns):
                 one_of(column.task or entry.task, tasks, f"{file}: columns.{n}.task")
-        one_of(entry.task or "train", tasks, f"{file}: task")
+        for task in listed(entry.task or "train"):
+            one_of(task, tasks, f"{file}: task")
         for key, variant in named.items():
             if variant is not None:
                 one_of(variant, variants, f"{file}: {key}")

@@ -29,7 +29,7 @@ def trained(
     where: str,
 ) -> Weights:
     """Weights that the stage `train` makes. Raises UserError for an option of the training."""
-    options = study.train | study.train_overrides.get(variant, {})
+    options = study.train | model.train | study.train_overrides.get(variant, {})
     train_spec = {
         "model": spec,
         "train": module_options(TRAIN_OPTIONS, options, f"{where}.train"),

@@ -46,16 +46,19 @@ class Job:
     volatile: tuple[str, ...] = ()
 
 
-def stage(main: Callable[[Job], None], arguments: list[str] | None = None) -> None:
+def stage(
+    main: Callable[[Job], None], arguments: list[str] | None = None, *, whole: bool = True
+) -> None:
     """Run `main` for the request named on the command line, and exit.
 
+    Without `whole`, inputs suffice whose large files stayed on the machine that made them.
     Exit status: 0 done or already done, 2 bad input (one line on stderr), 3 no space (one line).
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--request", type=Path, required=True, help="request file of the job")
     request_path = parser.parse_args(arguments).request
     try:
-        run_stage(main, request_path)
+        run_stage(main, request_path, whole=whole)
     except UserError as error:
         _exit(str(error), BAD_INPUT)
     except ModuleNotFoundError as error:
@@ -71,9 +74,10 @@ def stage(main: Callable[[Job], None], arguments: list[str] | None = None) -> No
         _exit(f"no space left: {error}. Earlier results are untouched", NO_SPACE)
 
 
-def run_stage(main: Callable[[Job], None], request_path: Path) -> None:
+def run_stage(main: Callable[[Job], None], request_path: Path, *, whole: bool = True) -> None:
     """Bring the output folder of a request up to date, running `main` only if it is not.
 
+    A result that came from another machine without its large files counts as done.
     Raises UserError for an unreadable request, a damaged input, and for code that changed after the
     job was planned.
     """
@@ -89,7 +93,7 @@ def run_stage(main: Callable[[Job], None], request_path: Path) -> None:
             f"{request['name']}: its code changed after this job was planned; run snakemake again"
         )
     for path in inputs.values():
-        manifest.verify(path)
+        manifest.verify(path, whole=whole)
     _execute(main, request, out, inputs, ids)
 
 
@@ -101,7 +105,7 @@ def _input_id(path: Path) -> str:
 def _recognised(request: dict[str, Any], out: Path, ids: dict[str, str]) -> bool:
     """Tell whether `out` already holds this result, whole; if so, renew its stamp."""
     try:
-        found = manifest.verify(out)
+        found = manifest.verify(out, whole=False)
     except UserError:
         return False
     same_inputs = {name: entry["id"] for name, entry in found["inputs"].items()} == ids

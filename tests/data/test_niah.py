@@ -206,7 +206,7 @@ def test_depths_are_uniform(built, task):
     rng = training_rng(1, 0)
     needle = writer.draw(rng, task, "train", 1500)
     places = [writer.place(rng, needle, 1500) for _ in range(4000)]
-    depths, counts = np.unique([place.depth for place in places], return_counts=True)
+    depths, counts = np.unique([place.depths[0] for place in places], return_counts=True)
     if task == "niah_2":
         assert depths.tolist() == niah_text.DEPTHS
     else:
@@ -329,3 +329,22 @@ def test_brief_rows_leave_out_instructions_and_question(built, inputs):
                 assert text.count(f": {value}.") == 1
                 assert text.endswith("mentioned in the provided text is")
     assert lengths == {300, 800}
+
+
+def test_essays_of_a_folder_are_the_haystack(inputs, tmp_path):
+    essays, out = tmp_path / "essays", tmp_path / "out"
+    essays.mkdir()
+    options = niah.Options(["niah_2"], [1500], samples=2, essays=str(essays), fill="nominal")
+    with pytest.raises(UserError, match=r"essays: .* holds no text; allowed: a folder"):
+        niah.build(options, inputs, out)
+    for name, word in (("b", "second"), ("a", "first")):
+        (essays / f"{name}.txt").write_text(f"A {word} sentence stands\nhere. " * 400)
+    with pytest.raises(UserError, match="niah_2 at nominal length 1500: found no room for 500"):
+        niah.build(options, inputs, out)
+    niah.build(niah.Options(["niah_2"], [4500], samples=2, essays=str(essays)), inputs, out)
+    for line in read_lines(out, "niah_2", 4500):
+        _, before, after = parse("niah_2", line["input"], *line["outputs"])
+        assert "A first sentence stands here." in before + after or "A second" in before + after
+        assert "known" not in line["input"]
+    assert json.loads((out / "meta.json").read_text())["haystack"] == "essays"
+    assert "known" in (out / niah.TRAIN_TEXT).read_text()

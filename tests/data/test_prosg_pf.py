@@ -35,6 +35,9 @@ SMALL = prosg_pf.Options(
     distances=[0, 32, 64],
     long_distances=[0, 300],
     samples=12,
+    modes=["neutral", "interfering", "task", "self"],
+    train_samples=6,
+    validation_samples=4,
 )
 STREAM = prosg_pf.StreamOptions(facts=[4, 8], distances=[0, 16, 32, 64], rules=3, personas=2)
 MODES = ["neutral", "interfering"]
@@ -88,7 +91,7 @@ def test_same_seed_gives_the_same_files(built: Path, tmp_path: Path) -> None:
     prosg_pf.build(SMALL, {}, tmp_path / "again")
     prosg_pf.build(replace(SMALL, seed=1), {}, tmp_path / "other")
     files = sorted(path.relative_to(built) for path in built.rglob("*") if path.is_file())
-    assert len(files) == 4 + 2 * (5 * 2 + 1)
+    assert len(files) == 8 + 4 * (5 * 2 + 1)
     for name in files:
         assert sha256_file(built / name) == sha256_file(tmp_path / "again" / name)
     for name in (Path("vocab.json"), Path("filler.npy"), Path(file_name("iid", "neutral", 4))):
@@ -109,9 +112,12 @@ def test_changed_text_is_refused(built: Path, tmp_path: Path) -> None:
     (tmp_path / "eval").mkdir()
     text = (built / name).read_text()
     fields = json.loads(text.splitlines()[0])
-    answer = fields["probes"][0]["answer"]
+    answer = fields["answers"][0]
     (tmp_path / name).write_text(text.replace(f'"{answer}"', '"other"', 1))
     with pytest.raises(UserError, match="line 1: sha256"):
+        read_records(tmp_path, "iid", "neutral", 4)
+    (tmp_path / name).write_text(text.replace('"answers"', '"replies"', 1))
+    with pytest.raises(UserError, match=r"line 1: found the columns .*replies.* build the set"):
         read_records(tmp_path, "iid", "neutral", 4)
     with pytest.raises(UserError, match="no such evaluation file; built are: iid-neutral-n4"):
         read_records(tmp_path, "iid", "neutral", 5)
@@ -131,6 +137,9 @@ def test_text_and_tokens_are_the_same_thing(built: Path, world: World) -> None:
 
 def test_bodies_reach_each_distance_exactly(built: Path, world: World) -> None:
     for record in all_records(built):
+        if record.mode == "self":
+            assert record.body == []
+            continue
         lengths = [len(world.encode(segment)) for segment in record.body]
         assert [0, *np.cumsum(lengths)] == record.distances
         assert all(segment.split()[-1] == "." for segment in record.body)
@@ -159,7 +168,7 @@ def test_answers_are_what_the_prompt_said_last(built: Path, world: World) -> Non
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_the_share_of_updated_facts(world: World, share: float) -> None:
     settings = {**world.settings, "updated_share": share}
-    other = World(world.tokens, world.groups, settings, world.filler)
+    other = World(world.tokens, world.groups, settings, world.filler.ids)
     items = draw_items(np.random.default_rng(0), other, Cell("iid", 8, 0, 0, ("trigger",)))
     assert items.updated.sum() == 8 * share
     assert len(items.statements) == 8 + 8 * share

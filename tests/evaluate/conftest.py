@@ -4,7 +4,7 @@ import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -28,9 +28,17 @@ class Trigram(nn.Module):
         super().__init__()
         self.before_VV, self.current_VV = before_VV, current_VV
 
-    def forward(self, input_ids_BL: torch.Tensor, state: torch.Tensor | None = None) -> Output:
+    def forward(
+        self,
+        input_ids_BL: torch.Tensor,
+        state: torch.Tensor | None = None,
+        mask_BL: torch.Tensor | None = None,
+        need_state: bool = True,
+    ) -> Output:
         first_B1 = torch.zeros_like(input_ids_BL[:, :1]) if state is None else state
         before_BL = torch.cat((first_B1, input_ids_BL[:, :-1]), 1)
+        if mask_BL is not None:
+            before_BL = before_BL * torch.cat((first_B1.bool(), mask_BL[:, :-1]), 1)
         logits_BLV = self.before_VV[before_BL] + self.current_VV[input_ids_BL]
         return Output(logits_BLV, input_ids_BL[:, -1:])
 
@@ -112,15 +120,31 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hybrid() -> nn.Module:
     """A small random model with recurrent, evicting and full attention layers."""
+    return build_tiny("gdn", "lte", "attention")
+
+
+@pytest.fixture
+def lalte() -> nn.Module:
+    """A small random model with recurrent and evicting layers, in turns."""
+    return build_tiny("gdn", "lte", "gdn", "lte")
+
+
+@pytest.fixture
+def gdn() -> nn.Module:
+    """A small random recurrent model."""
+    return build_tiny("gdn", "gdn")
+
+
+def build_tiny(*mixers: str) -> nn.Module:
+    """A small random model with these token mixers and one channel mixer."""
     from forgetmenot import model as models
 
-    lte = {"heads": 2, "kv_heads": 2, "head_dim": 8, "window": 8, "sink": 2, "budget": 6}
-    layers = [
-        ["gdn", {"heads": 2, "key_dim": 8, "value_dim": 8}],
-        ["lte", lte],
-        ["attention", {"heads": 2, "kv_heads": 2, "head_dim": 8}],
-        ["swiglu", {"width": 32}],
-    ]
+    options = {
+        "gdn": {"heads": 2, "key_dim": 8, "value_dim": 8},
+        "lte": {"heads": 2, "kv_heads": 2, "head_dim": 8, "window": 8, "sink": 2, "budget": 6},
+        "attention": {"heads": 2, "kv_heads": 2, "head_dim": 8},
+    }
+    layers: list[Any] = [[name, options[name]] for name in mixers] + [["swiglu", {"width": 32}]]
     spec = {"hidden": 16, "vocab": len(WORDS), "layers": layers, "norm_eps": 1e-6}
     model = models.build(spec | {"tie_embeddings": True, "init_std": None, "prosg": None})
     model.init_parameters(0)

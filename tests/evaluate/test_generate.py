@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from forgetmenot.errors import UserError
-from forgetmenot.evaluate.generate import equal_length_batches, greedy
+from forgetmenot.evaluate.generate import greedy, length_batches
 
 
 def never(ids):
@@ -22,10 +22,11 @@ def random_prompts(lengths):
     return [[draw.randrange(10) for _ in range(length)] for length in lengths]
 
 
-def test_batches_hold_one_length_and_every_prompt_once():
-    lengths = [3, 5, 3, 3, 5, 3, 1]
-    batches = equal_length_batches(lengths, batch_size=2)
-    assert batches == [[1, 4], [0, 2], [3, 5], [6]]
+def test_batches_hold_similar_lengths_and_every_prompt_once():
+    lengths = [3, 5, 3, 3, 5, 4, 1]
+    assert length_batches(lengths, 2) == [[1, 4], [5, 0], [2, 3], [6]]
+    assert length_batches(lengths, 8) == [[1, 4, 5], [0, 2, 3], [6]]
+    assert length_batches(lengths, 8, spread=1) == [[1, 4], [5], [0, 2, 3], [6]]
 
 
 def test_continues_through_the_state(trigram):
@@ -34,10 +35,10 @@ def test_continues_through_the_state(trigram):
     assert generate(trigram, prompts, batch_size=2) == expected
 
 
-@pytest.mark.parametrize("name", ["trigram", "hybrid"])
+@pytest.mark.parametrize("name", ["trigram", "hybrid", "lalte", "gdn"])
 def test_batch_size_and_order_do_not_matter(name, request):
     model = request.getfixturevalue(name)
-    prompts = random_prompts([20, 3, 20, 11, 20, 20, 3, 20, 20, 20, 11])
+    prompts = random_prompts([20, 3, 20, 11, 19, 20, 3, 15, 20, 18, 10])
     alone = generate(model, prompts, batch_size=1, new=12)
     assert generate(model, prompts, batch_size=7, new=12) == alone
     order = list(range(len(prompts)))

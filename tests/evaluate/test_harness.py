@@ -1,8 +1,13 @@
+import json
+
+import numpy as np
 import pytest
 import torch
 
+from forgetmenot import model as models
 from forgetmenot.errors import UserError
 from forgetmenot.evaluate.harness import HarnessModel
+from forgetmenot.evaluate.lm_eval_tasks import LocalTask, run_tasks
 
 
 class Request:
@@ -22,6 +27,10 @@ def harness(words):
         )
 
     return make
+
+
+def approx(values):
+    return pytest.approx(values, rel=1e-5)
 
 
 TEXT = "one two three four five six one one two"
@@ -57,13 +66,23 @@ def test_rolling_predicts_every_token_once_in_disjoint_windows(harness, trigram)
     assert found == pytest.approx([expected, trigram.log_probabilities([0, 2])[0]], rel=1e-5)
 
 
-def test_scores_do_not_depend_on_batch_or_order(harness, hybrid):
-    texts = [TEXT, "one", "two six", TEXT + " " + TEXT, "five five five"]
-    alone = harness(hybrid, batch_size=1).loglikelihood_rolling([Request(t) for t in texts])
-    together = harness(hybrid, batch_size=4).loglikelihood_rolling(
-        [Request(t) for t in reversed(texts)]
-    )
-    assert together[::-1] == pytest.approx(alone, rel=1e-5)
+@pytest.mark.parametrize("name", ["hybrid", "lalte", "gdn"])
+def test_scores_do_not_depend_on_batch_or_order(harness, name, request):
+    model = request.getfixturevalue(name)
+    texts = [TEXT, "one", "two six", TEXT + " " + TEXT, "five five five", TEXT + " four"]
+    kinds = {
+        "loglikelihood_rolling": [Request(text) for text in texts],
+        "loglikelihood": [Request(text, " six two") for text in texts],
+        "generate_until": [Request(text, {"max_gen_toks": 9, "until": ["four"]}) for text in texts],
+    }
+    for kind, requests in kinds.items():
+        alone = getattr(harness(model, 40, batch_size=1), kind)(requests)
+        for batch_size in (2, 4, 64):
+            together = getattr(harness(model, 40, batch_size), kind)(requests[::-1])[::-1]
+            if kind == "generate_until":
+                assert together == alone
+            else:
+                assert np.array(together) == approx(np.array(alone))
 
 
 def test_rolling_agrees_with_one_forward_pass(harness, hybrid):
@@ -98,3 +117,90 @@ def test_refuses_what_does_not_fit(harness, trigram):
 def test_refuses_sampling(harness, trigram):
     with pytest.raises(UserError, match="do_sample: found true, allowed: false"):
         harness(trigram).generate_until([Request("one", {"do_sample": True, "max_gen_toks": 1})])
+
+
+@pytest.fixture
+def local_tasks(words):
+    """A task of each kind that we use, over two files."""
+    texts = [TEXT, "one two", "six five four", TEXT + " six"]
+    lines = [
+        {"id": str(n), "text": text, "input": text, "outputs": ["one"]}
+        for n, text in enumerate(texts)
+    ]
+    tasks = []
+    for template in ("needle", "heldout"):
+        file = words / f"{template}.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        changes = {"generation_kwargs": {"do_sample": False, "max_gen_toks": 6, "until": []}}
+        tasks.append(LocalTask(template, template, file, changes if template == "needle" else {}))
+    return tasks
+
+
+@pytest.mark.parametrize("name", ["lalte", "gdn"])
+def test_scores_do_not_depend_on_the_order_of_tasks(name, local_tasks, words, request):
+    model = request.getfixturevalue(name)
+
+    def run(tasks, batch_size):
+        found = run_tasks(
+            model,
+            words,
+            tasks,
+            limit=None,
+            max_length=32,
+            batch_size=batch_size,
+            device="cpu",
+        )
+        needle = [(sample["resps"], sample["contains"]) for sample in found["needle"].samples]
+        heldout = [sample["word_perplexity"][0] for sample in found["heldout"].samples]
+        return needle, heldout, found["heldout"].metrics["bits_per_byte"]
+
+    first, second = run(local_tasks, 4), run(local_tasks[::-1], 1)
+    assert first[0] == second[0]
+    assert first[1] == approx(second[1])
+    assert first[2] == approx(second[2])
+
+
+def test_lm_eval_makes_one_by_name(lalte, words, tmp_path, local_tasks):
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    models.save(lalte, tmp_path / "model")
+    task = {
+        "task": "choose",
+        "dataset_path": "json",
+        "dataset_kwargs": {
+            "data_files": {"test": str(local_tasks[0].file)},
+            "cache_dir": str(tmp_path / "cache"),
+        },
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "input",
+        "doc_to_choice": ["one", "two"],
+        "doc_to_target": 0,
+    }
+    found = simple_evaluate(
+        model="forgetmenot",
+        model_args=f"model={tmp_path / 'model'},tokenizer={words},max_length=32",
+        batch_size=2,
+        device="cpu",
+        tasks=[task],
+        task_manager=TaskManager(include_defaults=False),
+    )
+    direct = HarnessModel(lalte, words, max_length=32, batch_size=4, device="cpu")
+    for sample in found["samples"]["choose"]:
+        requests = [Request(sample["doc"]["input"], word) for word in (" one", " two")]
+        values = [value for value, _ in direct.loglikelihood(requests)]
+        assert [value for value, _ in sample["filtered_resps"]] == approx(values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("model=a", r"model_args: found \['model'\]; allowed: model and tokenizer"),
+        ("model=a,tokenizer=b,depth=3", "model_args: found .*'depth'"),
+        ("model=a,tokenizer=b,batch_size=auto", "batch_size: found auto"),
+    ],
+)
+def test_refuses_unfit_model_arguments(arguments, message):
+    with pytest.raises(UserError, match=message):
+        HarnessModel.create_from_arg_string(arguments)

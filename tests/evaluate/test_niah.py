@@ -3,8 +3,9 @@ import math
 
 import pytest
 
+from forgetmenot import model as models
 from forgetmenot.errors import UserError
-from forgetmenot.evaluate.niah import Options, measure
+from forgetmenot.evaluate.niah import Options, by_depth, evaluate, measure
 
 SAMPLES = {
     ("niah_2", 8): [("one", "three"), ("two", "four"), ("one", "four")],
@@ -92,3 +93,30 @@ def test_refuses_to_generate_less_than_an_answer(needles, counts):
 def test_refuses_a_sample_that_does_not_fit(needles, counts):
     with pytest.raises(UserError, match=r"takes 10 tokens .* max_length allows 9"):
         measure(counts, needles, Options(max_new_tokens=8, max_length=9), "cpu")
+
+
+def test_depths_are_binned_by_ten():
+    depths = {0: 1.0, 9: 0.0, 10: 1.0, 97: 0.5, 100: 0.0}
+    at = {"task": "niah_2", "length": 8}
+    samples = [{"at": at | {"depth": depth}, "accuracy": a} for depth, a in depths.items()]
+    found = {entry["at"]["depth"]: entry for entry in by_depth(samples)}
+    assert {depth: (entry["value"], entry["n"]) for depth, entry in found.items()} == {
+        0: (0.5, 2),
+        10: (1.0, 1),
+        90: (0.25, 2),
+    }
+    assert found[90]["stderr"] == pytest.approx(0.25)
+    assert found[10]["metric"] == "accuracy_at_depth"
+
+
+def test_results_say_what_the_haystack_is(needles, gdn, tmp_path):
+    meta = json.loads((needles / "meta.json").read_text())
+    made = meta | {"haystack": "essays", "fill": "nominal", "samples": 3}
+    (needles / "meta.json").write_text(json.dumps(made))
+    models.save(gdn, tmp_path / "model")
+    options = Options(tasks=["niah_1"], max_new_tokens=2)
+    evaluate(tmp_path / "model", needles, options, tmp_path / "out", "cpu")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["about"] == {"haystack": "essays", "fill": "nominal"}
+    depths = [e["at"] for e in results["metrics"] if e["metric"] == "accuracy_at_depth"]
+    assert {"task": "niah_1", "length": 8, "depth": 10} in depths

@@ -15,8 +15,8 @@ from forgetmenot.data import prosg_pf
 from forgetmenot.data.prosg.evalset import read_records
 from forgetmenot.data.prosg.world import World
 from forgetmenot.errors import UserError
-from forgetmenot.evaluate import prosg_rollout
 from forgetmenot.evaluate.prosg import Options, evaluate, measure
+from forgetmenot.evaluate.prosg_controls import controlled_state
 from forgetmenot.evaluate.results import Metric
 
 SET = prosg_pf.Options(
@@ -32,6 +32,7 @@ SET = prosg_pf.Options(
     filler_words=64,
     filler_classes=8,
     filler_tokens=20_000,
+    modes=["neutral", "interfering", "self", "task"],
     facts=[8],
     dense_facts=[16],
     rules=3,
@@ -84,7 +85,8 @@ class Oracle:
         if state is None:
             return Output(logits_BLV, State((ids_BL,)))
         memory_BP = state.update if self.memory == "update" else state.layers[0]
-        assert memory_BP is not None
+        if memory_BP is None:
+            memory_BP = torch.full((len(ids_BL), 1), self.world.close)
         for row, ids_L in enumerate(ids_BL.numpy()):
             read_P = state.layers[0][row].numpy()
             question = ids_L[ids_L != self.world.pad]
@@ -93,6 +95,9 @@ class Oracle:
                 read_P = read_P[read_P != self.world.pad]
                 self.answer(last_V, question, read_P, memory_BP[row].numpy())
         return Output(logits_BLV, State((torch.cat([state.layers[0], ids_BL], 1),), state.update))
+
+    def state_bytes(self, length: int) -> int:
+        return 4 * length
 
     def is_question(self, words: np.ndarray) -> bool:
         is_trigger = len(words) == 1 and words[0] in self.world.groups["trigger"]
@@ -167,7 +172,11 @@ def test_the_right_prompt_answers_everything(
         assert set(select(metrics, name)) == {1.0}
     assert set(select(metrics, "retention_given_capture")) == {1.0}
     assert select(metrics, "half_distance") == pytest.approx([300] * len(kinds))
-    assert all(sample["given"] == sample["answer"] for sample in samples)
+    asked = [sample for sample in samples if "answer" in sample]
+    assert all(sample["given"] == sample["answer"] for sample in asked)
+    said = {m["at"]["question"]: m["value"] for m in metrics if m["metric"] == "said"}
+    assert all(question.endswith(f"[{word}]") for question, word in said.items())
+    assert len(said) == len(asked) // (16 * len(distances))
 
 
 @pytest.mark.parametrize("control", ["wrong-prompt", "no-prompt"])
@@ -189,6 +198,7 @@ def test_a_wrong_update_hurts_only_what_is_kept_in_the_update(folder: Path, worl
     wrong = select(inside, "accuracy", control="wrong-update", kind="fact")
     assert len(wrong) == 2
     assert max(wrong) < 0.13
+    assert select(inside, "specificity", kind="fact") == [1 - share for share in wrong]
     beside, _ = measure(Oracle(world, "state"), world, folder, options, "cpu")
     assert not select(beside, "accuracy", control="wrong-update")
 
@@ -206,8 +216,8 @@ def test_wrong_update_keeps_the_right_state(folder: Path, world: World) -> None:
 def test_no_update_takes_the_update_away(folder: Path, world: World) -> None:
     records = read_records(folder, "iid", "neutral", 8)[:2]
     oracle = Oracle(world, "update")
-    state = prosg_rollout.controlled_state("no-update", oracle, world, records, records, "cpu")
-    right = prosg_rollout.controlled_state("none", oracle, world, records, records, "cpu")
+    state = controlled_state("no-update", oracle, world, records, records, "cpu")
+    right = controlled_state("none", oracle, world, records, records, "cpu")
     assert state is not None
     assert right is not None
     assert state.update is None
@@ -255,7 +265,7 @@ def test_scores_are_those_of_one_plain_pass(folder: Path, world: World, small: P
     records = read_records(folder, "iid", "interfering", 8)[:3]
     options = Options(samples=3, controls=["none"], batch_size=2)
     metrics, samples = measure(model, world, folder, options, "cpu")
-    found = {(s["id"], s["at"]["distance"]): s["nll"] for s in samples}
+    found = {(s["id"], s["at"]["distance"]): s["nll"] for s in samples if "nll" in s}
     nll = []
     for record in records:
         body = ""
@@ -282,14 +292,17 @@ def test_files_are_written(folder: Path, small: Path, tmp_path: Path) -> None:
     evaluate(small, folder, replace(CELL, samples=4), tmp_path / "out", "cpu")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["task"] == "prosg"
-    controls = {m["at"]["control"] for m in results["metrics"]}
+    controls = {m["at"]["control"] for m in results["metrics"] if "control" in m["at"]}
     assert controls == {"none", "wrong-prompt", "no-prompt"}
+    assert results["about"]["body"] == "interfering"
+    assert results["about"]["prompt of the example"].startswith("<prompt> ")
     raw = [m for m in results["metrics"] if m["metric"] == "accuracy"]
     assert {tuple(sorted(m["at"])) for m in raw} == {("control", "distance", "facts", "kind")}
     assert all(m["n"] == 4 for m in raw if m["at"]["kind"] == "fact")
     lines = [json.loads(x) for x in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     probes = sum(len(r.probes) for r in read_records(folder, "iid", "interfering", 8)[:4])
-    assert len(lines) == probes * 2 * 3
+    assert sum("nll" in line for line in lines) == probes * 2 * 3
+    assert sum("general_nll" in line for line in lines) == 4
 
 
 def test_bad_requests_are_refused(folder: Path, world: World, small: Path, tmp_path: Path) -> None:
@@ -299,6 +312,11 @@ def test_bad_requests_are_refused(folder: Path, world: World, small: Path, tmp_p
         measure(Oracle(world), world, folder, replace(CELL, distances=[0, 48]), "cpu")
     with pytest.raises(ValueError, match="distances: found"):
         Options(distances=[32, 64])
+    for key in ("every", "ttt_rate", "ttt_rank", "ttt_clip", "refresh_share"):
+        with pytest.raises(ValueError, match=f"{key}: found 0"):
+            Options(**{key: 0})
+    with pytest.raises(ValueError, match="general_tokens: found 1"):
+        Options(general_tokens=1)
     other = replace(SET, keywords=17, samples=2, splits=["iid"], modes=["neutral"])
     prosg_pf.build(other, {}, tmp_path / "other")
     with pytest.raises(UserError, match="its vocabulary has"):

@@ -23,7 +23,7 @@ class Lookup(nn.Module):
         super().__init__()
         self.memory = memory
 
-    def forward(self, input_ids_BL):
+    def forward(self, input_ids_BL, need_state=True):
         logits_BLV = torch.zeros(*input_ids_BL.shape, 40)
         for b, row in enumerate(input_ids_BL.tolist()):
             for t, token in enumerate(row):

@@ -41,8 +41,16 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"heads": 4, "kv_heads": 2, "head_dim": 8, "block": 4, "selected": 3, "window": 5},
         {"heads": 2, "kv_heads": 2, "head_dim": 8, "block": 2, "selected": 4, "window": 1},
     ],
+    "retention": [
+        {"heads": 3, "key_dim": 8},
+        {"heads": 2, "key_dim": 5, "value_dim": 7, "rope_theta": None},
+    ],
     "rwkv4_channel": [{"width": 40}],
     "rwkv4_time": [{}],
+    "rwkv7_channel": [{"width": 40}],
+    "rwkv7_time": [
+        {"heads": 2, "head_dim": 5, "decay_rank": 6, "rate_rank": 7, "gate_rank": 9},
+    ],
     "swiglu": [{"width": 40}],
 }
 Case = tuple[str, dict[str, Any]]
@@ -257,15 +265,16 @@ def test_a_stale_state_is_refused_and_copies_are_not(mixer_case: Case) -> None:
     _, state, _ = mixer(x)
     copied, swapped = copy.deepcopy(state), select_rows(state, torch.tensor([1, 0]))
     # without a cap, and where the state is small, every call makes new tensors
-    in_place = mixer_case[0] in ("attention", "eviction", "gdn", "lte", "nsa")
+    in_place = mixer_case[0] not in ("rwkv4_channel", "rwkv4_time", "rwkv7_channel", "swiglu")
     in_place &= mixer_case[1].get("budget", 0) is not None
     # a growing cache makes room in new tensors with its first token: from the second on in place
     for before in (state, mixer(x, None)[1]):
         first, after, _ = mixer(token, before)
         second, _, _ = mixer(token, after)
         if in_place:
-            with pytest.raises(ValueError, match="state: found one that was continued already"):
-                mixer(token, after)
+            for more in (token, x):
+                with pytest.raises(ValueError, match="state: found one that was continued already"):
+                    mixer(more, after)
         else:
             torch.testing.assert_close(mixer(token, after)[0], second)
     torch.testing.assert_close(mixer(token, copied)[0], first)
@@ -299,7 +308,7 @@ def test_the_residual_map_may_start_smaller(mixer_case: Case) -> None:
     module = load("mixers", name)
     torch.manual_seed(0)
     mixer = module.Mixer(Place(HIDDEN, 1, 48, 0.006, "rescale"), module.Options(**options))
-    residual = mixer.down if name == "swiglu" else mixer.out
+    residual = getattr(mixer, {"swiglu": "down", "rwkv7_channel": "value"}.get(name, "out"))
     # Kaiming-uniform with a = sqrt 5 has a bound of 1 / sqrt(fan in)
     bound = residual.in_features**-0.5 / 48**0.5
     assert residual.weight.abs().max() <= bound

@@ -25,7 +25,10 @@ def manifest(folder: Path, key: str, stage: str) -> None:
             "spec": {"task": parts[-1]},
             "seed": int(parts[2].removeprefix("seed")),
             "code": "c0de" * 16,
-            "inputs": {},
+            "inputs": {
+                **({"mqar": {"id": "d", "path": "data/built/mqar"}} if stage == "train" else {}),
+                **({"model": {"id": "m", "path": "x/train"}} if stage == "evaluate" else {}),
+            },
             "id": f"id of {key}",
             "git": {"commit": "abcdef0123456789", "dirty": False},
             "versions": {"python": "3.11"},

@@ -125,3 +125,23 @@ def test_a_variant_looks_the_same_in_every_study() -> None:
         "three": {"paper": "prosg", "variants": [{"name": "rwkv4"}]},
     }
     assert variant_styles(studies) == {"gdn": 0, "swa": 1, "lte": 2, "nsa": 3, "rwkv4": 0}
+
+
+def test_the_graph_has_every_job_and_leads_to_the_runs(report: Path) -> None:
+    text = (report / "index.html").read_text()
+    graph = text[text.index("<svg") : text.index("</svg>")]
+    for words in ("recall: GDN, 2 seeds", "recall: recall", "report", "mqar"):
+        assert f">{words}</text>" in graph
+    assert 'href="#run-recall-gdn-train"' in graph
+    # data to models, models to their task, the task to the report
+    assert graph.count("<path") == 3 + 3 + 1
+
+
+def test_every_number_leads_to_its_runs_and_each_to_its_manifest(report: Path) -> None:
+    text = (report / "index.html").read_text()
+    cells = re.findall(r'<a href="#(run-[^"]+)"><?', text[text.index('id="table-recall"') :])
+    assert {"run-recall-gdn-recall", "run-recall-gdn_lte-recall"} <= set(cells)
+    run = text[text.index('id="run-recall-gdn_lte-recall"') :]
+    run = run[: run.index("</details>")]
+    assert run.count(">manifest</a>") == 2
+    assert "&#34;task&#34;: &#34;recall&#34;" in run  # what was asked

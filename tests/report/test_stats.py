@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from forgetmenot.report.stats import (
+    Contrast,
     Estimate,
     Scores,
     holm,
     mean_of_samples,
     mean_of_values,
     paired,
+    slope,
     unpaired,
 )
 
@@ -78,26 +80,42 @@ def test_ready_numbers() -> None:
 def test_paired_uses_the_pairing() -> None:
     base = normal(0, 100)
     better = {name: (value + 0.05, 1) for name, (value, _) in base.items()}
-    comparison = paired([better], [base], 0.0)
+    comparison = paired([[better], [base]], 0.0)
     assert comparison.effect == pytest.approx(0.05)
     assert comparison.p < 0.001
     assert comparison.high - comparison.low < 1e-9
 
 
 def test_paired_of_equal_sides_is_no_difference() -> None:
-    comparison = paired([normal(0, 50)], [normal(0, 50)], 0.0)
+    comparison = paired([[normal(0, 50)], [normal(0, 50)]], 0.0)
     assert (comparison.effect, comparison.p) == (0.0, 1.0)
 
 
 def test_paired_refuses_sides_without_common_samples() -> None:
     with pytest.raises(ValueError, match="no sample in common"):
-        paired([{"a": (1.0, 1)}], [{"b": (1.0, 1)}], 0.0)
+        paired([[{"a": (1.0, 1)}], [{"b": (1.0, 1)}]], 0.0)
 
 
 def test_unpaired_is_the_normal_test() -> None:
-    comparison = unpaired(([0.5], [0.03]), ([0.4], [0.04]), 0.0, 10)
+    comparison = unpaired([[0.5], [0.4]], [[0.03], [0.04]], 0.0, 10)
     assert comparison.effect == pytest.approx(0.1)
     assert comparison.p == pytest.approx(0.0455, abs=1e-4)
+
+
+def test_slope_is_that_of_the_line() -> None:
+    x = [0.0, 1.0, 5.0]
+    assert slope(x) @ (3 + 2 * np.array(x)) == pytest.approx(2.0)
+    with pytest.raises(ValueError, match="two places or more"):
+        slope([4.0])
+
+
+@pytest.mark.parametrize("contrast", [Contrast((1.0, -1.0)), Contrast((-1.0, 1.0), relative=True)])
+def test_the_gradient_is_that_of_the_value(contrast: Contrast) -> None:
+    means = np.array([0.7, 0.4])
+    for n in range(2):
+        step = np.eye(2)[n] * 1e-6
+        numeric = (contrast.value(means + step) - contrast.value(means - step)) / 2e-6
+        assert contrast.gradient(means)[n] == pytest.approx(float(numeric), rel=1e-6)
 
 
 def test_holm() -> None:

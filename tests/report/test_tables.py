@@ -3,13 +3,25 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from forgetmenot.report import context, render, results, tables
+from forgetmenot.report import (
+    context,
+    estimate,
+    html,
+    latex,
+    published,
+    render,
+    results,
+    tables,
+)
+from forgetmenot.report.figures import frontier
 from forgetmenot.report.spec import Column, Table
+from forgetmenot.report.tables import Cell
 
 
 def grid_of(spec: dict[str, Any], **changes: Any) -> tables.Grid:
@@ -39,23 +51,47 @@ def test_numbers_equal_the_inputs_in_every_form(write_results: Any) -> None:
         assert line["interval"] == "bootstrap over seeds and samples"
         shown = f"{100 * float(line['value']):.2f}"
         interval = f"[{100 * float(line['low']):.2f}, {100 * float(line['high']):.2f}]"
-        for text in (render.markdown(grid), render.latex(grid)):
+        for text in (render.markdown(grid), latex.table(grid)):
             starts = (f"| {line['label']} |", f"{line['label']} &")
             (row,) = (r for r in text.splitlines() if r.startswith(starts))
             assert shown in row
             assert interval in row
 
 
-def test_best_is_marked_only_beyond_all_other_intervals(write_results: Any) -> None:
+def marks_of(grid: tables.Grid, column: int = 0) -> dict[str, str]:
+    pairs = zip(grid.rows, grid.cells, strict=True)
+    return {row.variant: line[column].mark for row, line in pairs}
+
+
+def test_best_and_second_are_marked_with_all_that_do_not_differ(write_results: Any) -> None:
     clear = grid_of(write_results({"gdn": 0.3, "gdn_attn": 0.9, "gdn_lte": 0.6}))
-    assert [[cell.best for cell in line] for line in clear.cells] == [
-        [False, False],
-        [True, True],
-        [False, False],
-    ]
+    assert marks_of(clear) == {"gdn": "", "gdn_attn": "best", "gdn_lte": "second"}
     assert "**90.00** [" in render.markdown(clear)
+    assert "<u>60.00</u> [" in render.markdown(clear)
+    assert r"\textbf{90.00}" in latex.table(clear)
+    assert r"\underline{60.00}" in latex.table(clear)
     close = grid_of(write_results({"gdn": 0.3, "gdn_attn": 0.61, "gdn_lte": 0.6}))
-    assert not any(cell.best for line in close.cells for cell in line)
+    assert marks_of(close) == {"gdn": "second", "gdn_attn": "best", "gdn_lte": "best"}
+    assert estimate.MARKS in close.notes
+    same = grid_of(write_results({"gdn": 0.6, "gdn_attn": 0.61, "gdn_lte": 0.6}))
+    assert set(marks_of(same).values()) == {""}
+    assert estimate.MARKS not in same.notes
+    lower = grid_of(
+        write_results({"gdn": 0.3, "gdn_attn": 0.9, "gdn_lte": 0.6}),
+        columns=[{"metric": "accuracy", "header": "", "axis": "pairs", "better": "lower"}],
+    )
+    assert marks_of(lower)["gdn"] == "best"
+
+
+def test_a_pooled_column_is_the_mean_over_its_axis(write_results: Any) -> None:
+    spec = write_results({"gdn": 0.3, "gdn_attn": 0.9, "gdn_lte": 0.6})
+    column = {"metric": "accuracy", "header": "all", "pool": True, "better": "higher"}
+    grid = grid_of(spec, columns=[column])
+    number = grid.cells[0][0].estimate
+    assert number is not None
+    assert number.value == pytest.approx(0.3 * (1 + 1 / 1.1) / 2, abs=0.005)
+    assert (number.n, number.method) == (800, "bootstrap over seeds and samples")
+    assert marks_of(grid)["gdn_attn"] == "best"
 
 
 def test_a_missing_result_is_an_empty_cell_and_a_note(write_results: Any) -> None:
@@ -114,7 +150,7 @@ def test_split_gives_each_value_rows_and_a_best_of_its_own(write_results: Any) -
         ("laLTE", "pairs: 4"),
         ("GDN", "pairs: 8"),
     ]
-    assert [line[0].best for line in grid.cells] == [False, True, False, False, True, False]
+    assert [line[0].mark for line in grid.cells] == ["", "best", "", "", "best", ""]
 
 
 def test_notes_state_scale_seeds_tokens_deviations_and_the_missing_paper_table(
@@ -132,14 +168,121 @@ def test_notes_state_scale_seeds_tokens_deviations_and_the_missing_paper_table(
 
 
 def test_latex_escapes_every_special_character() -> None:
-    assert render.escape(r"50% & $x_1$ #2 {a} \b ~c ^d") == (
+    assert latex.escape(r"50% & $x_1$ #2 {a} \b ~c ^d") == (
         r"50\% \& \$x\_1\$ \#2 \{a\} \textbackslash{}b \textasciitilde{}c \textasciicircum{}d"
     )
 
 
+def test_what_was_skipped_or_scored_by_a_protocol_is_said(write_results: Any) -> None:
+    spec = write_results({"gdn": 0.3, "gdn_attn": 0.9, "gdn_lte": 0.6}, seeds=(0,))
+    for variant in ("gdn", "gdn_attn", "gdn_lte"):
+        path = Path(spec["results"][f"recall/{variant}/seed0/recall"]) / "results.json"
+        stored = json.loads(path.read_text())
+        stored["about"] = {"protocol": "lm-eval-v1"}
+        stored["skipped"] = [{"at": {"pairs": 16}, "reason": "its data are not here"}]
+        path.write_text(json.dumps(stored))
+    grid = grid_of(spec)
+    assert [head.text for head in grid.heads] == ["pairs: 4", "pairs: 8", "pairs: 16"]
+    assert {line[2].text for line in grid.cells} == {"skipped"}
+    assert grid.notes.count("pairs: 16: skipped: its data are not here.") == 1
+    assert "recall: protocol: lm-eval-v1." in grid.notes
+    assert "| skipped |" in render.markdown(grid)
+
+
+def _frontier_spec(write_results: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = write_results({"gdn": 0.3, "gdn_attn": 0.9, "gdn_lte": 0.6}, seeds=(0,))
+    spec["tables"][0] |= {
+        "frontier": ["size", "accuracy"],
+        "columns": [
+            {
+                "metric": "size",
+                "header": "state",
+                "label": "state",
+                "where": {"context": "longest"},
+            },
+            {"metric": "accuracy", "header": "right", "label": "right", "where": {"pairs": 8}},
+        ],
+    }
+    for variant, size in (("gdn", 10), ("gdn_attn", 90), ("gdn_lte", 30)):
+        path = Path(spec["results"][f"recall/{variant}/seed0/recall"]) / "results.json"
+        stored = json.loads(path.read_text())
+        for length in (2, 16):
+            entry = {"metric": "size", "at": {"context": length}, "value": size * length}
+            stored["metrics"].append({**entry, "stderr": None, "n": 1})
+        path.write_text(json.dumps(stored))
+    return spec
+
+
+def test_a_frontier_is_drawn_from_the_cells_at_the_longest_context(write_results: Any) -> None:
+    grid = grid_of(_frontier_spec(write_results))
+    sizes = [line[0].estimate.value for line in grid.cells if line[0].estimate]
+    assert sizes == [160, 1440, 480]
+    drawn = frontier.draw(grid, {"gdn": 0, "gdn_attn": 1, "gdn_lte": 2})
+    assert drawn is not None
+    assert drawn.name == "frontier_recall"
+    grid.cells = [[Cell(None, []) for _ in line] for line in grid.cells]
+    assert frontier.draw(grid, {}) is None
+
+
+def test_the_frontier_has_what_nothing_surpasses() -> None:
+    points = [(1.0, 5.0), (2.0, 4.0), (2.0, 7.0), (3.0, 7.0), (4.0, 9.0)]
+    assert frontier._frontier(points) == [(1.0, 5.0), (2.0, 7.0), (4.0, 9.0)]
+
+
+def test_what_others_published_stands_apart_in_every_form(write_results: Any) -> None:
+    grid = grid_of(write_results({"gdn": 0.3}))
+    papers = {"p": {"title": "A & B", "tables": [
+        {"name": "one", "title": "T", "source": "Table 2", "conditions": "1.3B, 100B tokens.",
+         "header": ["model", "S1"], "rows": [["X", 97.4]]},
+    ]}}  # fmt: skip
+    grid.anchors, missing = published.anchors(["p.one", "p.two", "q"], papers)
+    assert missing == [
+        "reports/papers/p.yaml has no table two.",
+        "reports/papers/q.yaml has no table at all.",
+    ]
+    for text, words in (
+        (render.markdown(grid), "### Published by others"),
+        (latex.table(grid), r"Published by others, not comparable with ours: T. Table 2. 1.3B"),
+        (html.table(grid), '<div class="others">'),
+    ):
+        ours, _, theirs = text.partition(words)
+        assert "97.4" in theirs
+        assert "97.4" not in ours
+    assert "97.4" not in render.csv_text(grid)
+
+
+def test_latex_has_whole_rows_and_environments(write_results: Any) -> None:
+    spec = write_results({"gdn": 0.3, "gdn_attn": 0.9})
+    grid = grid_of(spec, title="50% of λ {1} \N{EN DASH} “all”", split="pairs")
+    text = latex.table(grid)
+    assert text.isascii()
+    bare = text.replace(r"\{", "").replace(r"\}", "")
+    assert bare.count("{") == bare.count("}")
+    open_: list[str] = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if kind == "begin":
+            open_.append(name)
+        else:
+            assert open_.pop() == name
+    assert open_ == []
+    columns = len(re.search(r"\\begin\{tabular\}\{(\w+)\}", text)[1])  # type: ignore[index]
+    rows = [
+        line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line
+    ]
+    assert len(rows) == 1 + len(grid.rows)
+    assert {len(re.split(r"(?<!\\)&", row)) for row in rows} == {columns}
+    assert r"\input{recall}" in latex.document(["recall"])
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
-    [({"columns": []}, "columns"), ({"columns": [Column("a", "b")]}, "columns")],
+    [
+        ({"columns": []}, "columns"),
+        ({"columns": [Column("a", "b")]}, "columns"),
+        ({"columns": [Column("a", "b", "t", "x", pool=True)]}, "pool"),
+        ({"columns": [Column("a", "b", "t")], "frontier": ["a"]}, "frontier"),
+        ({"columns": [Column("a", "b", "t")], "frontier": ["a", "c"]}, "frontier"),
+    ],
 )
 def test_a_bad_table_names_the_key(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(ValueError, match=key):

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from train_stub import CountingStream, StubModel, small_options
 
+from forgetmenot.errors import UserError
 from forgetmenot.train.objective import batch_tensors, loss
 
 CPU = torch.device("cpu")
@@ -84,3 +86,22 @@ def test_the_prompt_reaches_the_bodys_loss_through_the_state() -> None:
     loss(model, batch, options).loss.backward()
     assert model.generator.weight.grad is not None
     assert model.generator.weight.grad.abs().sum() > 0
+
+
+def test_the_state_can_be_cut_from_the_prompts_pass() -> None:
+    gradients = []
+    for through in (True, False):
+        model, batch = _model(), _batch(prompt=5)
+        options = small_options(prompt_weight=0.0, update_penalty=0.0, state_gradient=through)
+        loss(model, batch, options).loss.backward()
+        assert model.generator.weight.grad is not None
+        assert model.generator.weight.grad.any()
+        assert model.embed.weight.grad is not None
+        gradients.append(model.embed.weight.grad)
+    assert not torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("name", ["sg_weight", "rec_weight", "kl_weight"])
+def test_further_terms_need_a_model_that_has_them(name: str) -> None:
+    with pytest.raises(UserError, match=f"train: {name}: found 0.5, allowed: 0 without ProSG"):
+        loss(_model(), _batch(prompt=5), small_options(**{name: 0.5}))

@@ -10,3 +10,11 @@ rule report:
         "report {wildcards.scale}"
     shell:
         "{PYTHON:q} -m forgetmenot.cli.report --request {input.request:q} > {log:q} 2>&1"
+
+
+rule published:
+    # The reports that are kept with their results, rendered again from these; no GPU is needed.
+    message:
+        "published reports"
+    shell:
+        "{PYTHON:q} -m forgetmenot.cli.report published"

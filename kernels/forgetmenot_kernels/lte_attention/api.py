@@ -295,7 +295,8 @@ def lte_decode_step(
         cache: the memory; each sequence may have its own length.
         window, sink: W, which must be the cache's, and the number of sinks.
         scale: of the scores; D**-0.5 when None.
-        impl: "torch" (default).
+        impl: "triton" (default on CUDA; half precision or float32, no gradients; can be captured
+            in a CUDA graph) or "torch" (default elsewhere).
 
     Returns:
         o [B, G, D] in v's dtype.
@@ -309,7 +310,14 @@ def lte_decode_step(
     if window != cache.window:
         raise ValueError(f"window: found {window}; allowed: the cache's {cache.window}")
     scale = width**-0.5 if scale is None else scale
-    return choose({"torch": decode}, impl)(q_BGD, k_BHD, v_BHD, cache, window, sink, scale)
+    run = choose({"torch": decode, "triton": _decode_triton}, impl or default_form(q_BGD, "torch"))
+    return run(q_BGD, k_BHD, v_BHD, cache, window, sink, scale)
+
+
+def _decode_triton(q_BGD: torch.Tensor, *args: Any) -> torch.Tensor:
+    check_triton_device("q", q_BGD)
+    form = importlib.import_module("forgetmenot_kernels.lte_attention.triton_decode")
+    return form.decode(q_BGD, *args)
 
 
 def _check_attention(

@@ -63,7 +63,8 @@ def write(cache: Cache, k_BHD: torch.Tensor, v_BHD: torch.Tensor) -> None:
     cache.k_BHCD[rows, :, slot_B] = k_BHD
     cache.v_BHCD[rows, :, slot_B] = v_BHD
     if cache.score_BHC.shape[2]:
-        cache.score_BHC[rows, :, slot_B] = 0
+        # a plain 0 would be copied from the host, which a CUDA graph cannot hold
+        cache.score_BHC[rows, :, slot_B] = cache.score_BHC.new_zeros(())
     cache.length_B.add_(1)
 
 

@@ -1,5 +1,10 @@
 """Public entries of native sparse attention: validation and dispatch. The maths: README.md."""
 
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from forgetmenot_kernels.checks import check_floating, check_shape, choose
@@ -7,9 +12,7 @@ from forgetmenot_kernels.nsa.cache import Cache, pool
 from forgetmenot_kernels.nsa.decode import gathered_step
 from forgetmenot_kernels.nsa.reference import chunked, looped
 from forgetmenot_kernels.packing import Packing, make_packing, pad, unpad
-
-FORMS = {"chunked": chunked, "looped": looped}
-STEPS = {"gathered": gathered_step}
+from forgetmenot_kernels.triton_device import check_triton_device, default_form
 
 
 def nsa_attention(
@@ -37,7 +40,9 @@ def nsa_attention(
         scale: of the scores; D**-0.5 when None.
         cu_seqlens: borders [N + 1] of documents packed into one row (B = 1), or their Packing; each
             document stands alone.
-        impl: "chunked" (default; masks and PyTorch's attention) or "looped" (the definition).
+        impl: "triton" (default on CUDA; one dtype of half precision or float32, D at most 256,
+            scale above 0), "chunked" (default elsewhere; masks and PyTorch's attention) or "looped"
+            (the definition).
 
     Returns:
         o [B, T, G, D] in v's dtype. The choice of blocks has no gradient.
@@ -47,24 +52,54 @@ def nsa_attention(
 
     Source: NSA (arXiv 2502.11089) as used by the LTE paper; LTE specification, section 4.1.
     """
-    batch, time = q.shape[:2]
+    batch, time, heads, width = q.shape
+    packing: Packing | None = None
     if cu_seqlens is not None:
         if batch != 1:
             raise ValueError(f"q: found a batch of {batch}; allowed: 1 with cu_seqlens")
-        packing = cu_seqlens
-        if not isinstance(packing, Packing):
-            packing = make_packing(packing, time)
-        padded = [pad(x, packing) for x in (q, k, v, gate)]
-        o = nsa_attention(
-            *padded, block=block, selected=selected, window=window, scale=scale, impl=impl
-        )
-        return unpad(o, packing)
-    check_shape("k", k, (batch, time, *k.shape[2:]), "[B, T, H, D]")
+        packing = make_packing(cu_seqlens, time)
+    check_floating("q", q)
+    check_shape("k", k, (batch, time, k.shape[2], width), "[B, T, H, D]")
     check_shape("v", v, tuple(k.shape), "[B, T, H, D]")
+    check_shape("gate", gate, (batch, time, heads, 3), "[B, T, G, 3]")
+    _check(heads, k.shape[2], block, selected, window)
+    forms: dict[str, Callable[..., torch.Tensor]] = {
+        "chunked": functools.partial(_padded, chunked),
+        "looped": functools.partial(_padded, looped),
+        "triton": _triton,
+    }
+    run = choose(forms, impl or default_form(q, "chunked"))
+    scale = width**-0.5 if scale is None else scale
+    o: torch.Tensor = run(q, k, v, gate, block, selected, window, scale, packing)
+    return o
+
+
+def _padded(
+    attention: Callable[..., torch.Tensor],
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    gate: torch.Tensor,
+    block: int,
+    selected: int,
+    window: int,
+    scale: float,
+    packing: Packing | None,
+) -> torch.Tensor:
+    """A PyTorch form; documents become the rows of a batch."""
+    if packing is not None:
+        q, k, v, gate = (pad(x, packing) for x in (q, k, v, gate))
     cache = nsa_cache(k.movedim(1, 2), v.movedim(1, 2), block=block)
-    return nsa_cached_attention(
-        q, gate, cache, block=block, selected=selected, window=window, scale=scale, impl=impl
-    )
+    o = attention(q, cache, gate, block, selected, window, scale)
+    return o if packing is None else unpad(o, packing)
+
+
+def _triton(q: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    """The kernels; Triton is imported when it is needed, since not every platform has it."""
+    check_triton_device("q", q)
+    form = importlib.import_module("forgetmenot_kernels.nsa.triton_attention")
+    o: torch.Tensor = form.attention(q, *arguments)
+    return o
 
 
 def nsa_cache(
@@ -102,7 +137,8 @@ def nsa_cached_attention(
 ) -> torch.Tensor:
     """`nsa_attention` of the last T tokens of each sequence in a cache that holds them already.
 
-    The longest sequence fills the cache. Differentiable in the cache's tensors, too.
+    The longest sequence fills the cache. Differentiable in the cache's tensors, too. `impl`:
+    "chunked" (default) or "looped", in PyTorch on every device.
     """
     batch, time, heads, width = q_BTGD.shape
     check_floating("q", q_BTGD)
@@ -110,10 +146,11 @@ def nsa_cached_attention(
         raise ValueError(
             f"q: found {time} tokens; allowed: up to the cache's {cache.k_BHCD.shape[2]}"
         )
-    _check(heads, cache, block, selected, window)
+    _check(heads, cache.k_BHCD.shape[1], block, selected, window)
+    _check_pooled(cache, block)
     check_shape("q", q_BTGD, (*cache.k_BHCD.shape[:1], time, heads, width), "[B, T, G, D]")
     check_shape("gate", gate_BTG3, (batch, time, heads, 3), "[B, T, G, 3]")
-    run = choose(FORMS, impl)
+    run = choose({"chunked": chunked, "looped": looped}, impl)
     scale = width**-0.5 if scale is None else scale
     return run(q_BTGD, cache, gate_BTG3, block, selected, window, scale)
 
@@ -137,10 +174,11 @@ def nsa_decode_step(
 
     Args:
         q_BGD, k_BHD, v_BHD, gate_BG3: of the new token, as in `nsa_attention`.
-        cache: with room for it: more slots than every sequence has tokens (PyTorch's indexing
-            error otherwise), and pooled slots for each block that is begun. No gradient.
+        cache: with room for it: more slots than every sequence has tokens (otherwise PyTorch's
+            indexing error, or with "triton", which does not wait for the device, an output of NaN),
+            and pooled slots for each block that is begun. No gradient.
         block, selected, window, scale: as in `nsa_attention`.
-        impl: "gathered" (default).
+        impl: "triton" (default on CUDA; not float64) or "gathered" (default elsewhere).
 
     Returns:
         o [B, G, D] in v's dtype.
@@ -151,24 +189,37 @@ def nsa_decode_step(
     batch, kv_heads, _, width = cache.k_BHCD.shape
     heads = q_BGD.shape[1]
     check_floating("q", q_BGD)
-    _check(heads, cache, block, selected, window)
+    _check(heads, kv_heads, block, selected, window)
+    _check_pooled(cache, block)
     check_shape("q", q_BGD, (batch, heads, width), "[B, G, D]")
     check_shape("k", k_BHD, (batch, kv_heads, width), "[B, H, D]")
     check_shape("v", v_BHD, (batch, kv_heads, width), "[B, H, D]")
     check_shape("gate", gate_BG3, (batch, heads, 3), "[B, G, 3]")
-    run = choose(STEPS, impl)
+    run = choose(
+        {"gathered": gathered_step, "triton": _triton_step}, impl or default_form(q_BGD, "gathered")
+    )
     scale = width**-0.5 if scale is None else scale
     with torch.no_grad():
         return run(q_BGD, k_BHD, v_BHD, gate_BG3, cache, block, selected, window, scale)
 
 
-def _check(heads: int, cache: Cache, block: int, selected: int, window: int) -> None:
-    batch, kv_heads, capacity, width = cache.k_BHCD.shape
+def _triton_step(q_BGD: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    check_triton_device("q", q_BGD)
+    form = importlib.import_module("forgetmenot_kernels.nsa.triton_step")
+    o_BGD: torch.Tensor = form.step(q_BGD, *arguments)
+    return o_BGD
+
+
+def _check(heads: int, kv_heads: int, block: int, selected: int, window: int) -> None:
     _check_at_least("block", block, 1)
     _check_at_least("selected", selected, 3)  # the three forced ones
     _check_at_least("window", window, 1)
     if heads % kv_heads:
         raise ValueError(f"q: found {heads} heads; allowed: a multiple of {kv_heads} KV heads")
+
+
+def _check_pooled(cache: Cache, block: int) -> None:
+    batch, kv_heads, capacity, width = cache.k_BHCD.shape
     for name in ("pooled_k_BHPD", "pooled_v_BHPD"):
         shape = (batch, kv_heads, -(-capacity // block), width)
         check_shape(f"cache.{name}", getattr(cache, name), shape, "[B, H, ceil(C / block), D]")

@@ -1,6 +1,6 @@
 """WKV of RWKV-4: a decayed weighted mean of values, per channel."""
 
-from forgetmenot_kernels.wkv4.api import wkv4
+from forgetmenot_kernels.wkv4.api import wkv4, wkv4_step
 from forgetmenot_kernels.wkv4.reference import WKV4State
 
-__all__ = ["WKV4State", "wkv4"]
+__all__ = ["WKV4State", "wkv4", "wkv4_step"]

@@ -22,6 +22,24 @@ class WKV4State(NamedTuple):
         return cls(zero, zero, zero + EMPTY)
 
 
+def step(
+    k_BD: torch.Tensor,
+    v_BD: torch.Tensor,
+    decay_D: torch.Tensor,
+    bonus_D: torch.Tensor,
+    state: WKV4State,
+) -> tuple[torch.Tensor, WKV4State]:
+    """One token; output and new state in the state's dtype. Differentiable: the state is kept."""
+    a, b, p = state
+    k, v, decay, bonus = (x.to(p.dtype) for x in (k_BD, v_BD, decay_D, bonus_D))
+    top = torch.maximum(p, bonus + k)
+    old, new = (p - top).exp(), (bonus + k - top).exp()
+    wkv = (old * a + new * v) / (old * b + new)
+    top = torch.maximum(p - decay, k)
+    old, new = (p - decay - top).exp(), (k - top).exp()
+    return wkv, WKV4State(old * a + new * v, old * b + new, top)
+
+
 def recurrent(
     k_BTD: torch.Tensor,
     v_BTD: torch.Tensor,
@@ -34,22 +52,16 @@ def recurrent(
 
     The state is that after token `last_B` of each row; None = after the last one.
     """
-    a, b, p = initial_state
-    outputs, states = [], []
-    for k, v in zip(k_BTD.to(p.dtype).unbind(1), v_BTD.to(p.dtype).unbind(1), strict=True):
-        top = torch.maximum(p, bonus_D + k)
-        old, new = (p - top).exp(), (bonus_D + k - top).exp()
-        outputs.append((old * a + new * v) / (old * b + new))
-        top = torch.maximum(p - decay_D, k)
-        old, new = (p - decay_D - top).exp(), (k - top).exp()
-        a, b, p = old * a + new * v, old * b + new, top
-        states.append((a, b, p))
+    state, outputs, states = initial_state, [], []
+    for k, v in zip(k_BTD.unbind(1), v_BTD.unbind(1), strict=True):
+        wkv, state = step(k, v, decay_D, bonus_D, state)
+        outputs.append(wkv)
+        states.append(state)
     if last_B is not None:
         chosen = [states[t] for t in last_B.tolist()]
-        a, b, p = (
-            torch.stack([state[n][row] for row, state in enumerate(chosen)]) for n in range(3)
-        )
-    return torch.stack(outputs, 1).to(v_BTD.dtype), WKV4State(a, b, p)
+        parts = ([last[n][row] for row, last in enumerate(chosen)] for n in range(3))
+        state = WKV4State(*(torch.stack(part) for part in parts))
+    return torch.stack(outputs, 1).to(v_BTD.dtype), state
 
 
 def scan(

@@ -1,7 +1,7 @@
 """Measure speed and memory: `python -m forgetmenot.cli.benchmark <benchmark> [options]`.
 
-Without a benchmark it lists those there are. With --format json it also says on what machine, with
-which versions and when.
+Without a benchmark it lists those there are. As JSON, printed (--format json) or written (--out), a
+result also says on what machine, with which versions and when.
 """
 
 import argparse
@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from forgetmenot.errors import UserError
+from forgetmenot.files import write_json
+from forgetmenot.provenance import provenance
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmark"
 
@@ -45,22 +47,21 @@ def main(arguments: list[str]) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     module.add_arguments(parser)
-    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--out", type=Path, help="file to write the result to as well, as JSON")
     options = parser.parse_args(arguments[1:])
-    form = options.format
-    del options.format
+    form, out = options.format, options.out
+    del options.format, options.out
     try:
         result = module.run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if form == "table":
-        print(module.table(result))
-        return 0
-    from forgetmenot.provenance import provenance
-
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    print(json.dumps({"benchmark": name, "date": date, **provenance(), **result}, indent=1))
+    record = {"benchmark": name, "date": date, **provenance(), **result}
+    if out is not None:
+        write_json(out, record)
+    print(module.table(result) if form == "text" else json.dumps(record, indent=1))
     return 0
 
 

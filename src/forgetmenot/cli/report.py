@@ -1,8 +1,17 @@
-"""Make the report of a scale: `python -m forgetmenot.cli.report --request <file>`."""
+"""Reports: make one as a stage, carry finished results between machines, publish them.
 
+python -m forgetmenot.cli.report pack ARCHIVE --scale small   small files of all finished jobs
+python -m forgetmenot.cli.report unpack ARCHIVE...            put them in their places
+python -m forgetmenot.cli.report publish --scale small        keep a report with its results
+python -m forgetmenot.cli.report published                    render the kept ones again
+"""
+
+import argparse
+import sys
 from pathlib import Path
 
-from forgetmenot.stage import Job, stage
+from forgetmenot.errors import UserError
+from forgetmenot.stage import BAD_INPUT, Job, stage
 
 PAPERS = Path("reports/papers")
 
@@ -18,9 +27,50 @@ def main(job: Job) -> None:
     from forgetmenot.report.build import build
 
     final = job.out.with_name(job.out.name.removesuffix(".partial"))
-    for path in build(job.spec, published.read_all(PAPERS), job.out, final):
-        job.run.log_artifact(path)
+    build(job.spec, published.read_all(PAPERS), job.out, final)
+
+
+def command(arguments: list[str]) -> int:
+    """Run a user's command; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Carry finished results, and publish them.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="small files of a scale's finished jobs")
+    packing.add_argument("archive", type=Path, help=".tar.gz to write")
+    packing.add_argument("--scale", required=True)
+    unpacking = commands.add_parser("unpack", help="put packed or published results in place")
+    unpacking.add_argument("sources", type=Path, nargs="+", help="archives, or published folders")
+    publishing = commands.add_parser("publish", help="keep a finished report with its results")
+    publishing.add_argument("--scale", required=True)
+    commands.add_parser("published", help="render every published report from what it keeps")
+    options = parser.parse_args(arguments)
+    try:
+        _run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    from forgetmenot.report import pack, publish
+
+    if options.command == "pack":
+        jobs = pack.pack(options.scale, options.archive)
+        size = options.archive.stat().st_size / 1e6
+        print(f"{options.archive}: {jobs} finished jobs, {size:.1f} MB")
+    elif options.command == "unpack":
+        for source in options.sources:
+            added, present = pack.unpack(source)
+            print(f"{source}: {added} results added, {present} were there already")
+    elif options.command == "publish":
+        print(publish.publish(options.scale) / "index.html")
+    else:
+        for folder in publish.render_all():
+            print(folder / "index.html")
 
 
 if __name__ == "__main__":
-    stage(main)
+    if any(argument.startswith("--request") for argument in sys.argv[1:]):
+        stage(main, whole=False)
+    else:
+        raise SystemExit(command(sys.argv[1:]))

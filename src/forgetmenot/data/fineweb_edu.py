@@ -10,14 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from forgetmenot.data import hub_stream
 from forgetmenot.data.documents import CorpusWriter, Document
 from forgetmenot.errors import UserError
 from forgetmenot.files import write_json
 
 REPOSITORY = "HuggingFaceFW/fineweb-edu"
 LICENCE = "ODC-By 1.0; Common Crawl's terms of use apply to the texts"
-# Kinds of file that a mirror may hold: the loader of `datasets` and the names it is used for.
-MIRROR_KINDS = {"parquet": ("*.parquet",), "json": ("*.jsonl", "*.jsonl.gz")}
 
 
 @dataclass(frozen=True)
@@ -79,35 +78,13 @@ def _documents(options: Options) -> Iterator[Document]:
 
 
 def _rows(options: Options) -> Iterator[dict[str, Any]]:
-    from datasets import load_dataset
+    source = hub_stream.Source(REPOSITORY, "train", options.subset)
+    return hub_stream.rows("fineweb_edu", source, options.revision, _mirror(options))
 
+
+def _mirror(options: Options) -> str | None:
     if options.mirror is None:
-        where = f"{REPOSITORY} at {options.revision} on the hub"
-        arguments: dict[str, Any] = {"path": REPOSITORY, "name": options.subset}
-        arguments["revision"] = options.revision
-    else:
-        kind, files = _mirror_files(Path(options.mirror), options.subset)
-        where = f"mirror {options.mirror}"
-        arguments = {"path": kind, "data_files": [str(file) for file in files]}
-    try:
-        yield from load_dataset(**arguments, split="train", streaming=True)
-    except Exception as error:  # the library, the hub client and the readers raise their own kinds
-        hint = "" if options.mirror else "; without the hub, name a local copy in `mirror`"
-        raise UserError(f"fineweb_edu: cannot read {where} ({error}){hint}") from error
-
-
-def _mirror_files(mirror: Path, subset: str) -> tuple[str, list[Path]]:
+        return None
     # A copy of the whole repository keeps each sample in a folder of its own.
-    inside = mirror / "sample" / subset.removeprefix("sample-")
-    folder = inside if inside.is_dir() else mirror
-    found = {
-        kind: sorted(file for pattern in patterns for file in folder.glob(pattern))
-        for kind, patterns in MIRROR_KINDS.items()
-    }
-    kinds = [kind for kind, files in found.items() if files]
-    if len(kinds) != 1:
-        raise UserError(
-            f"mirror: {folder} holds {' and '.join(kinds) or 'no'} data files, allowed: either "
-            "*.parquet or *.jsonl(.gz)"
-        )
-    return kinds[0], found[kinds[0]]
+    inside = Path(options.mirror) / "sample" / options.subset.removeprefix("sample-")
+    return str(inside) if inside.is_dir() else options.mirror

@@ -1,9 +1,11 @@
-"""Needle in a haystack, RULER's S-NIAH-1 to 3: the test sets and training documents like them.
+"""Needle in a haystack, after RULER: the test sets and training documents like them.
 
-niah_1 hides a number among repeated sentences, niah_2 a number in prose, niah_3 a UUID in prose.
-The prose is the corpus's held-out documents for tests and its training documents for training
-(RULER's is a set of essays); keys and random streams of the two are disjoint as well.
-`niah_sample` lists how the placing differs from RULER's.
+niah_1 hides a number among repeated sentences, niah_2 a number in prose, niah_3 a UUID in prose
+(S-NIAH-1 to 3); niah_multikey hides numbers of four keys and asks for one, niah_multivalue four
+numbers of one key, niah_multiquery asks for the numbers of four keys. Test prose is the corpus's
+held-out documents, or a folder of essays (RULER's are Paul Graham's); training prose is the
+corpus's training documents. Keys and random streams of the two splits are disjoint as well.
+`niah_sample` lists how the placing differs from RULER's; `niah_nominal` repeats RULER's.
 """
 
 import json
@@ -14,10 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from forgetmenot.data import niah_haystack, niah_text
+from forgetmenot.data import niah_haystack, niah_nominal, niah_text
 from forgetmenot.data.inputs import only_input
 from forgetmenot.data.niah_haystack import Haystack, encode
-from forgetmenot.data.niah_sample import Writer
+from forgetmenot.data.niah_needle import Needle
+from forgetmenot.data.niah_sample import Placement, Writer
 from forgetmenot.data.sampling import sample_rng
 from forgetmenot.data.tokenizer_folder import load_tokenizer, read_tokenizer_meta
 from forgetmenot.errors import UserError
@@ -31,11 +34,16 @@ TRAIN_TEXT = "haystack.txt"
 class Options:
     """The built set: test prompts, and prose for the Stream."""
 
-    tasks: list[Literal["niah_1", "niah_2", "niah_3"]]  # which of the tasks
+    tasks: list[
+        Literal["niah_1", "niah_2", "niah_3", "niah_multikey", "niah_multivalue", "niah_multiquery"]
+    ]  # which of the tasks
     lengths: list[int]  # tokens of BOS, prompt and answer, at most
     samples: int = 100  # test prompts per task and length
     seed: int = 0  # of the test prompts; they never coincide with training's streams
     words: int = 200_000  # words of prose to draw from, of each split
+    # tokens: a context is filled to the token; nominal: in lm-eval's steps of 500 words.
+    fill: Literal["tokens", "nominal"] = "tokens"
+    essays: str | None = None  # folder of *.txt as test prose; null = held-out documents
 
     def __post_init__(self) -> None:
         for key in ("tasks", "lengths"):
@@ -69,26 +77,25 @@ class StreamOptions:
 def build(options: Options, inputs: dict[str, Path], out: Path) -> None:
     """Write test/<task>-<length>.jsonl, meta.json, the tokenizer's files and training prose.
 
-    Test lines: {"id", "task", "length", "index", "depth" (percent), "input" (prompt with answer
-    prefix), "outputs": [value], "tokens" (of BOS and prompt)}. The inputs are a corpus folder
-    (heldout.jsonl) and a tokenizer folder, told apart by their files. Raises UserError when a
-    length leaves no room for a task, when the held-out prose is shorter than a length, or when the
-    tokenizer does not preserve a value.
+    Test lines: {"id", "task", "length", "index", "depth" (percent; a mean over the needles asked
+    for), "input" (prompt with answer prefix), "outputs": [values], "tokens" (of BOS and prompt)}.
+    The inputs are a corpus folder (heldout.jsonl) and a tokenizer folder, told apart by their
+    files. Raises UserError when a length leaves no room for a task, when the test prose is shorter
+    than a length, or when the tokenizer does not preserve a value.
     """
     corpus = only_input("niah", inputs, "heldout.jsonl")
     folder = only_input("niah", inputs, "tokenizer.json")
     meta = read_tokenizer_meta(folder)
-    writers = _writers(
-        folder,
-        niah_haystack.draw_text(corpus, "heldout", options.words),
-        options.tasks,
-        max(options.lengths),
-    )
+    if options.essays is None:
+        haystack, text = "held-out", niah_haystack.draw_text(corpus, "heldout", options.words)
+    else:
+        haystack, text = "essays", niah_haystack.read_essays(Path(options.essays))
+    writers = _writers(folder, text, options.tasks, max(options.lengths))
     for task in options.tasks:
         for length in options.lengths:
             writers[task].require_room(task, "test", length)
             lines = [
-                sample(writers[task], task, length, index, options.seed)
+                sample(writers[task], task, length, index, options.seed, options.fill)
                 for index in range(options.samples)
             ]
             write_text(
@@ -99,40 +106,49 @@ def build(options: Options, inputs: dict[str, Path], out: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(folder / name, out / name)
     kept = {key: meta[key] for key in ("vocab_size", "bos_id", "eos_id", "pad_id")}
-    write_json(
-        out / "meta.json",
-        kept | {"tasks": options.tasks, "lengths": options.lengths, "samples": options.samples},
-    )
+    made = {key: getattr(options, key) for key in ("tasks", "lengths", "samples", "fill")}
+    write_json(out / "meta.json", kept | made | {"haystack": haystack})
 
 
-def sample(writer: Writer, task: str, length: int, index: int, seed: int) -> dict[str, Any]:
+def sample(
+    writer: Writer, task: str, length: int, index: int, seed: int, fill: str = "tokens"
+) -> dict[str, Any]:
     """One test line; a function of the arguments, whichever other samples are made."""
     rng = sample_rng(seed, task, length, index)
     needle = writer.draw(rng, task, "test", length)
-    place = writer.place(rng, needle, length)
-    limit = length - 1 - len(writer.encode(needle.answer))
-    # The first try fits but for tokenizers whose tokens reach across words.
-    for end in range(place.end, place.start - 1, -1):
-        prompt = writer.prompt(needle, place._replace(insert=min(place.insert, end), end=end))
-        ids = encode(writer.tokenizer, prompt)
-        if len(ids) <= limit:
-            break
-    else:
-        raise UserError(f"niah: {task} at length {length}: the tokenizer leaves no room")
-    if needle.value not in writer.tokenizer.decode(ids):
-        raise UserError(
-            f"niah: {task} at length {length}: the tokenizer does not preserve {needle.value!r}"
-        )
+    place = (niah_nominal.place if fill == "nominal" else _fill)(writer, rng, needle, length)
+    prompt = writer.prompt(needle, place)
+    ids = encode(writer.tokenizer, prompt)
+    kept = writer.tokenizer.decode(ids)
+    for value in needle.values:
+        if value not in kept:
+            raise UserError(
+                f"niah: {task} at length {length}: the tokenizer does not preserve {value!r}"
+            )
+    pairs = zip(needle.pairs, place.depths, strict=True)
+    depths = [depth for (key, _), depth in pairs if key in needle.asked]
     return {
         "id": f"{task}-{length}-{index}",
         "task": task,
         "length": length,
         "index": index,
-        "depth": place.depth,
+        "depth": round(sum(depths) / len(depths)),
         "input": prompt,
-        "outputs": [needle.value],
+        "outputs": needle.values,
         "tokens": 1 + len(ids),
     }
+
+
+def _fill(writer: Writer, rng: np.random.Generator, needle: Needle, length: int) -> Placement:
+    """Fill the context to the token."""
+    place = writer.place(rng, needle, length)
+    limit = length - 1 - len(writer.encode(needle.answer))
+    # The first try fits but for tokenizers whose tokens reach across words.
+    for end in range(place.end, place.start - 1, -1):
+        shorter = place.cut(end)
+        if len(encode(writer.tokenizer, writer.prompt(needle, shorter))) <= limit:
+            return shorter
+    raise UserError(f"niah: {needle.task} at length {length}: the tokenizer leaves no room")
 
 
 class Stream:
@@ -194,7 +210,7 @@ def _writers(folder: Path, text: str, tasks: list[Any], longest: int) -> dict[st
     haystacks: dict[bool, Haystack] = {}
     writers = {}
     for task in tasks:
-        is_repeated = task == niah_text.REPEATED
+        is_repeated = niah_text.FORMS[task].repeated
         if is_repeated not in haystacks:
             haystacks[is_repeated] = (
                 niah_haystack.repeated(longest, tokenizer)

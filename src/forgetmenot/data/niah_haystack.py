@@ -10,6 +10,7 @@ import numpy as np
 
 from forgetmenot.data.documents import fraction, read_documents
 from forgetmenot.data.niah_text import NOISE
+from forgetmenot.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -93,3 +94,11 @@ def draw_text(corpus: Path, split: str, words: int) -> str:
         if fraction(document["id"], "haystack") < share:
             drawn += document["text"].split()
     return " ".join(drawn[:words])
+
+
+def read_essays(folder: Path) -> str:
+    """The text of all *.txt of a folder, in the order of their names. Raises UserError if none."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))]
+    if not any(text.strip() for text in texts):
+        raise UserError(f"essays: {folder} holds no text; allowed: a folder of *.txt")
+    return "\n".join(texts)

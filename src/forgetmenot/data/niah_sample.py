@@ -1,9 +1,9 @@
-"""One needle in one haystack, as text for tests and as tokens for training.
+"""One question and its needles in one haystack, as text for tests and as tokens for training.
 
-The placing follows RULER: in prose the needle stands before a sentence at one of 40 depths, among
-repeated lines before a random line. Ours differ in three points: prose starts at a random
-sentence, not always at the first; it fills the context to the token, not in steps of 500 words;
-and only the answer's own tokens are kept free, not 128.
+The placing follows RULER: in prose a needle stands before a sentence at one of 40 depths, among
+repeated lines before a random line. Ours differ in three points, unless `niah_nominal` places it:
+prose starts at a random sentence, not always at the first; it fills the context to the token, not
+in steps of 500 words; and only the answer's own tokens are kept free, not 128.
 """
 
 import functools
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from forgetmenot.data import niah_text
+from forgetmenot.data import niah_needle, niah_text
 from forgetmenot.data.niah_haystack import Haystack, encode
+from forgetmenot.data.niah_needle import Needle
 from forgetmenot.data.sampling import sample_rng
 from forgetmenot.errors import UserError
 
@@ -20,30 +21,20 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
-class Needle(NamedTuple):
-    """What is asked: `key` and its `value`, in the words of `task`."""
-
-    task: str
-    key: str
-    value: str
-
-    def words(self, template: str) -> str:
-        """A sentence of `niah_text`, filled in."""
-        return template.format(kind=niah_text.KINDS[self.task], key=self.key, value=self.value)
-
-    @property
-    def answer(self) -> str:
-        """What the model is to write after the prompt."""
-        return f" {self.value}"
-
-
 class Placement(NamedTuple):
-    """Haystack units start to end - 1 with the needle before unit `insert`; depth in percent."""
+    """Haystack units start to end - 1 with needle n before unit `inserts[n]` (rising).
+
+    `depths` are those of the needles, in percent.
+    """
 
     start: int
-    insert: int
+    inserts: tuple[int, ...]
     end: int
-    depth: int
+    depths: tuple[int, ...]
+
+    def cut(self, end: int) -> "Placement":
+        """The same with the haystack ending at `end`."""
+        return self._replace(inserts=tuple(min(i, end) for i in self.inserts), end=end)
 
 
 class Writer:
@@ -54,20 +45,30 @@ class Writer:
         self.tokenizer = tokenizer
         self.haystack = haystack
         self.brief = brief
-        self.header = "" if brief else niah_text.HEADER
-        self.question = ("\n" if brief else niah_text.QUESTION) + niah_text.ANSWER_PREFIX
         self._start_tokens = haystack.offsets[haystack.starts]
         # Headers and questions recur, and a needle's pieces are asked for several times.
         self.encode = functools.lru_cache(maxsize=2**14)(functools.partial(encode, tokenizer))
 
+    def header(self, needle: Needle) -> str:
+        """What stands before the context."""
+        return "" if self.brief else needle.header
+
+    def question(self, needle: Needle) -> str:
+        """What stands after the context, answer prefix included."""
+        return ("\n" if self.brief else needle.question) + needle.answer_prefix
+
     def fixed_tokens(self, needle: Needle) -> int:
         """Tokens of BOS, prompt and answer without any haystack, at most."""
-        sentence = needle.words(niah_text.NEEDLE)
+        joiners = {"\n", self.haystack.joiner}
+        sentences = [
+            max(len(self.encode(joiner + sentence)) for joiner in joiners)
+            for sentence in needle.sentences
+        ]
         return (
             1
-            + len(self.encode(needle.words(self.header)))
-            + max(len(self.encode(joiner + sentence)) for joiner in {"\n", self.haystack.joiner})
-            + len(self.encode(needle.words(self.question)))
+            + len(self.encode(self.header(needle)))
+            + sum(sentences)
+            + len(self.encode(self.question(needle)))
             + len(self.encode(needle.answer))
         )
 
@@ -85,8 +86,8 @@ class Writer:
         """Raise UserError unless `length` suffices for every key and all but freak values."""
         key = max(niah_text.KEYS[split], key=lambda key: len(self.encode(f" {key}")))
         rng = sample_rng(0, "values", task)
-        needles = [Needle(task, key, niah_text.draw_value(rng, task)) for _ in range(256)]
-        minimum = max(self.minimum(needle) for needle in needles)
+        keys = [key] * niah_text.FORMS[task].keys
+        minimum = max(self.minimum(niah_needle.make(rng, task, keys)) for _ in range(256))
         if minimum > length:
             raise UserError(
                 f"niah: {task} at length {length}: found no room for the prompt, the answer and a "
@@ -96,10 +97,9 @@ class Writer:
     def draw(
         self, rng: np.random.Generator, task: str, split: niah_text.Split, length: int
     ) -> Needle:
-        """A needle with a key of `split` that fits; `length` must have passed `require_room`."""
+        """A needle with keys of `split` that fits; `length` must have passed `require_room`."""
         while True:
-            key = niah_text.draw_key(rng, split)
-            needle = Needle(task, key, niah_text.draw_value(rng, task))
+            needle = niah_needle.draw(rng, task, split)
             if self.minimum(needle) <= length:
                 return needle
 
@@ -116,43 +116,59 @@ class Writer:
                 f"niah: {needle.task} at length {length}: found a haystack of "
                 f"{self.haystack.tokens} tokens, needs at least {room}"
             )
-        if needle.task == niah_text.REPEATED:
-            start = 0
-            lines = int(np.searchsorted(offsets, room, side="right")) - 1
-            insert = int(rng.integers(max(lines, 1)))
-            return Placement(start, insert, lines, round(100 * insert / max(lines, 1)))
+        if needle.form.repeated:
+            return self.insert(
+                rng, needle, 0, int(np.searchsorted(offsets, room, side="right")) - 1
+            )
         start = int(starts[rng.integers(possible)])
         # The context's first word follows a line break, which may cost more than a space.
         first = len(self.encode("\n" + self.haystack.units[start]))
         room -= max(0, first - int(offsets[start + 1] - offsets[start]))
         end = max(start, int(np.searchsorted(offsets, offsets[start] + room, side="right")) - 1)
-        depth = niah_text.DEPTHS[rng.integers(len(niah_text.DEPTHS))]
+        return self.insert(rng, needle, start, end)
+
+    def insert(self, rng: np.random.Generator, needle: Needle, start: int, end: int) -> Placement:
+        """Draw where the needles stand among the haystack's units start to end - 1."""
+        count = len(needle.pairs)
+        if needle.form.repeated:
+            lines = max(end - start, 1)
+            chosen = sorted(rng.integers(lines, size=count).tolist())
+            depths = [round(100 * line / lines) for line in chosen]
+            return Placement(start, tuple(start + line for line in chosen), end, tuple(depths))
+        depths = [niah_text.DEPTHS[rng.integers(len(niah_text.DEPTHS))]]
+        if count > 1:
+            depths = sorted(rng.choice(niah_text.DEPTHS, size=count, replace=False).tolist())
+        starts = self.haystack.starts
         first_sentence, next_sentence = np.searchsorted(starts, [start, end]).tolist()
-        sentence = first_sentence + (next_sentence - first_sentence) * depth // 100
-        insert = int(starts[sentence]) if sentence < next_sentence else end
-        return Placement(start, insert, end, depth)
+        inserts = []
+        for depth in depths:
+            sentence = first_sentence + (next_sentence - first_sentence) * depth // 100
+            inserts.append(int(starts[sentence]) if sentence < next_sentence else end)
+        return Placement(start, tuple(inserts), end, tuple(depths))
+
+    def context(self, needle: Needle, place: Placement) -> str:
+        """The haystack with the needles in it."""
+        borders = [place.start, *place.inserts, place.end]
+        parts: list[str] = []
+        for n, sentence in enumerate(needle.sentences):
+            parts += [*self.haystack.units[borders[n] : borders[n + 1]], sentence]
+        parts += self.haystack.units[borders[-2] : borders[-1]]
+        return self.haystack.joiner.join(parts)
 
     def prompt(self, needle: Needle, place: Placement) -> str:
         """The prompt's text, answer prefix included."""
-        units = self.haystack.units
-        context = [
-            *units[place.start : place.insert],
-            needle.words(niah_text.NEEDLE),
-            *units[place.insert : place.end],
-        ]
-        return (
-            needle.words(self.header)
-            + "\n"
-            + self.haystack.joiner.join(context)
-            + needle.words(self.question)
-        )
+        context = self.context(needle, place)
+        return f"{self.header(needle)}\n{context}{self.question(needle)}"
 
     def prompt_ids(self, needle: Needle, place: Placement) -> np.ndarray:
-        """The prompt's tokens, int64 [L], put together from pieces (see `check_pieces`)."""
+        """The prompt's tokens, int64 [L], put together from pieces (see `check_pieces`).
+
+        For tasks with one needle.
+        """
         ids, offsets = self.haystack.ids, self.haystack.offsets
-        sentence = needle.words(niah_text.NEEDLE)
-        before = ids[offsets[place.start] : offsets[place.insert]]
-        if place.insert > place.start:
+        (sentence,), (insert,) = needle.sentences, place.inserts
+        before = ids[offsets[place.start] : offsets[insert]]
+        if insert > place.start:
             opening = self.encode("\n" + self.haystack.units[place.start])
             before = before[offsets[place.start + 1] - offsets[place.start] :]
             middle = self.encode(self.haystack.joiner + sentence)
@@ -160,12 +176,12 @@ class Writer:
             opening, middle = [], self.encode("\n" + sentence)
         return np.concatenate(
             [
-                self.encode(needle.words(self.header)),
+                self.encode(self.header(needle)),
                 opening,
                 before,
                 middle,
-                ids[offsets[place.insert] : offsets[place.end]],
-                self.encode(needle.words(self.question)),
+                ids[offsets[insert] : offsets[place.end]],
+                self.encode(self.question(needle)),
             ]
         ).astype(np.int64)
 

@@ -1,12 +1,13 @@
-"""The wording of RULER's single-needle tasks: prompt, needle, keys and values.
+"""The wording of RULER's needle tasks: prompt, needles, keys and values.
 
 Benchmark: Hsieh et al., "RULER: What's the Real Context Size of Your Long-Context Language
-Models?" (arXiv 2404.06654), tasks niah_single_1 to 3. The sentences are the benchmark's own; the
-lists of adjectives and nouns that make up the keys are ours (RULER's keys are such pairs too).
+Models?" (arXiv 2404.06654), tasks niah_single_1 to 3, niah_multikey_1, niah_multivalue and
+niah_multiquery. The sentences are the benchmark's own; the lists of adjectives and nouns that make
+up the keys are ours (RULER's keys are such pairs too).
 """
 
 import uuid
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -21,9 +22,33 @@ QUESTION = "\nWhat is the special magic {kind} for {key} mentioned in the provid
 ANSWER_PREFIX = " The special magic {kind} for {key} mentioned in the provided text is"
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
-# What is hidden: a 7-digit number or a UUID. The haystack: one repeated line, or prose.
-KINDS = {"niah_1": "number", "niah_2": "number", "niah_3": "uuid"}
-REPEATED = "niah_1"
+# The same where more than one value is asked for.
+HEADER_MANY = (
+    "Some special magic {kind}s are hidden within the following text. Make sure to memorize it. "
+    "I will quiz you about the {kind}s afterwards."
+)
+QUESTION_MANY = "\nWhat are all the special magic {kind}s for {key} mentioned in the provided text?"
+ANSWER_PREFIX_MANY = " The special magic {kind}s for {key} mentioned in the provided text are"
+
+
+class Form(NamedTuple):
+    """What a task hides and asks for: a 7-digit number or a UUID, for how many keys."""
+
+    kind: Literal["number", "uuid"] = "number"
+    repeated: bool = False  # the haystack: one repeated line, or prose
+    keys: int = 1  # in the text
+    values: int = 1  # of each key
+    asked: int = 1  # keys in the question
+
+
+FORMS = {
+    "niah_1": Form(repeated=True),
+    "niah_2": Form(),
+    "niah_3": Form("uuid"),
+    "niah_multikey": Form(keys=4),
+    "niah_multivalue": Form(values=4),
+    "niah_multiquery": Form(keys=4, asked=4),
+}
 # RULER's 40 depths of a needle in prose, in percent of the sentences before it.
 DEPTHS = np.round(np.linspace(0, 100, num=40)).astype(int).tolist()
 
@@ -59,6 +84,6 @@ def draw_key(rng: np.random.Generator, split: Split) -> str:
 
 def draw_value(rng: np.random.Generator, task: str) -> str:
     """A 7-digit number without leading zero, or a random (version 4) UUID."""
-    if KINDS[task] == "uuid":
+    if FORMS[task].kind == "uuid":
         return str(uuid.UUID(bytes=rng.bytes(16), version=4))
     return str(rng.integers(10**6, 10**7 - 1, endpoint=True))

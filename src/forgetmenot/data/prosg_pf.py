@@ -11,12 +11,17 @@ from typing import Literal
 
 import numpy as np
 
+from forgetmenot.data.inputs import only_input
 from forgetmenot.data.prosg.batch import training_batch
 from forgetmenot.data.prosg.evalset import draw_record, file_name, planned, write_records
 from forgetmenot.data.prosg.examples import write_examples
 from forgetmenot.data.prosg.items import Cell
-from forgetmenot.data.prosg.validate import require_evaluable, require_trainable
+from forgetmenot.data.prosg.prose import UNKNOWN, read_prose
+from forgetmenot.data.prosg.publish import publish
+from forgetmenot.data.prosg.trainset import write_sequences
+from forgetmenot.data.prosg.validate import require_evaluable, require_modes, require_trainable
 from forgetmenot.data.prosg.world import POOLS, World
+from forgetmenot.errors import UserError
 from forgetmenot.files import write_bytes, write_json
 
 
@@ -37,6 +42,8 @@ class Options:
     filler_words: int = 4000  # word list of the filler grammar, apart from the world's words
     filler_classes: int = 32  # word classes of the filler grammar
     filler_tokens: int = 1_000_000  # filler text made; the last tenth is for evaluation only
+    prose_words: int = 4000  # words of real text that are no word of the world; others are <unk>
+    prose_tokens: int = 1_000_000  # real text kept, at most; a tenth from held-out documents
     updated_share: float = 0.1  # share of facts that the prompt itself updates (latest wins)
     splits: list[Literal["iid", "new-pairs", "new-templates", "long", "dense", "rules-new"]] = (
         field(
@@ -50,7 +57,9 @@ class Options:
             ]
         )
     )
-    modes: list[Literal["neutral", "interfering"]] = field(
+    # Kinds of body, a file each. "real" needs a corpus among the inputs; "self" has no text, the
+    # model writes it when it is evaluated; in "task" the rules are in force.
+    modes: list[Literal["neutral", "interfering", "real", "self", "task"]] = field(
         default_factory=lambda: ["neutral", "interfering"]
     )
     facts: list[int] = field(default_factory=lambda: [4, 16, 32, 64])  # per prompt, a file each
@@ -70,13 +79,16 @@ class Options:
     )
     probes: int = 4  # facts asked per sample, at most; as many attributes, as many rules
     samples: int = 500  # samples per file
+    train_samples: int = 0  # training sequences as a file, for users without this project's code
+    validation_samples: int = 0  # the same, with filler and prose of the part for evaluation
 
     def __post_init__(self) -> None:
         least = {
             "seed": 0, "entities": 2, "relations": 1, "values": 4, "attributes": 1,
             "attribute_values": 2, "triggers": 1, "codes": 4, "keywords": 1, "filler_words": 1,
-            "filler_classes": 1, "filler_tokens": 1, "templates": 3, "rules": 0, "personas": 0,
-            "probes": 1, "samples": 1,
+            "filler_classes": 1, "filler_tokens": 1, "prose_words": 0, "prose_tokens": 1,
+            "templates": 3, "rules": 0, "personas": 0, "probes": 1, "samples": 1,
+            "train_samples": 0, "validation_samples": 0,
         }  # fmt: skip
         most = {"relations": 32, "attributes": 16, "templates": 10}
         for key, low in least.items():
@@ -118,7 +130,7 @@ class StreamOptions:
     )
     personas: int = 4  # persona attributes per prompt
     probes: int = 4  # probes per body, each at another distance and on another item
-    modes: list[Literal["neutral", "interfering"]] = field(
+    modes: list[Literal["neutral", "interfering", "real", "task"]] = field(
         default_factory=lambda: ["neutral", "interfering"]
     )
 
@@ -146,6 +158,7 @@ class Stream:
             for facts in options.facts
         ]
         self.distances = np.array(options.distances)
+        require_modes(self.world, options.modes)
         require_trainable(self.world, self.cells, self.distances)
 
     def batch(self, rng: np.random.Generator, tokens: int) -> dict[str, np.ndarray]:
@@ -153,7 +166,8 @@ class Stream:
 
         prompt_ids int64 [B, P] and prompt_mask bool [B, P] (left-padded); input_ids int64 [B, T],
         the bodies; labels int64 [B, T], -100 except where the next token is an answer; lm_labels
-        int64 [B, T], the next token everywhere (-100 at the end).
+        int64 [B, T], the next token everywhere (-100 at the end). In bodies of the mode "task",
+        labels score what the rules ask for as well.
         """
         cell = self.cells[rng.integers(len(self.cells))]
         fewest = min(self.options.probes, len(self.distances))
@@ -170,29 +184,67 @@ class Stream:
 
 
 def build(options: Options, inputs: dict[str, Path], out: Path) -> None:
-    """Write vocab.json, meta.json, filler.npy, eval/<split>-<mode>-n<facts>.jsonl, rules.jsonl.
+    """Write a dataset folder that this project and `datasets.load_dataset` read.
 
-    Raises UserError when the world is too small for the prompts or the filler for the bodies.
+    vocab.json, meta.json, filler.npy, eval/<split>-<mode>-n<facts>.jsonl, rules.jsonl, seeds.json
+    and the card README.md; with the mode "real" prose.npy, from the one input that is a corpus;
+    train.jsonl and validation.jsonl if asked for. Raises UserError when the world is too small for
+    the prompts or its text for the bodies, and when the corpus is missing.
     """
-    world = World.create(asdict(options))
-    cells = planned(options)
-    require_evaluable(world, cells)
-    for cell, distances in cells:
-        for mode in options.modes:
-            records = [
-                draw_record(world, cell, mode, distances, options.probes, index)
-                for index in range(options.samples)
-            ]
-            write_records(out / file_name(cell.split, mode, cell.facts), records)
+    prose = None
+    if "real" in options.modes:
+        prose = read_prose(only_input("prosg_pf", inputs, "heldout.jsonl"), options.prose_tokens)
+    world = World.create(asdict(options), prose)
+    require_evaluable(world, planned(options), options.modes)
+    _write_evaluation(out, world, options)
+    _write_training(out, world, options)
     write_examples(out / "rules.jsonl", world)
     write_json(out / "vocab.json", world.tokens)
-    data = io.BytesIO()
-    np.save(data, world.filler.astype(np.uint32), allow_pickle=False)
-    write_bytes(out / "filler.npy", data.getvalue())
+    _write_array(out / "filler.npy", world.filler.ids)
     meta = {
         "vocab_size": len(world.tokens),
         "chance": {kind: world.chance(kind) for kind in POOLS},
         "groups": {name: [ids.start, ids.stop] for name, ids in world.groups.items()},
         "world": asdict(options),
     }
+    if prose is not None and world.prose is not None:
+        _write_array(out / "prose.npy", world.prose.ids)
+        unknown = float((world.prose.ids == world.ids[UNKNOWN]).mean())
+        meta["prose"] = {"unknown_share": unknown, "origins": prose.origins}
     write_json(out / "meta.json", meta)
+    publish(out, options, meta)
+
+
+def _write_evaluation(out: Path, world: World, options: Options) -> None:
+    for cell, distances in planned(options):
+        for mode in options.modes:
+            records = [
+                draw_record(world, cell, mode, distances, options.probes, index)
+                for index in range(options.samples)
+            ]
+            write_records(out / file_name(cell.split, mode, cell.facts), records)
+
+
+def _write_training(out: Path, world: World, options: Options) -> None:
+    sizes = {"train": options.train_samples, "validation": options.validation_samples}
+    if not any(sizes.values()):
+        return
+    kinds = tuple(options.rule_kinds)
+    cells = [
+        Cell("train", facts, options.rules, options.personas, kinds) for facts in options.facts
+    ]
+    distances = np.array(options.distances)
+    require_trainable(world, cells, distances)
+    modes = [mode for mode in options.modes if mode != "self"]
+    if not modes:
+        raise UserError("train_samples: allowed with a mode other than 'self' only")
+    for name, samples in sizes.items():
+        if samples:
+            path = out / f"{name}.jsonl"
+            write_sequences(path, world, cells, modes, distances, options.probes, samples)
+
+
+def _write_array(path: Path, ids: np.ndarray) -> None:
+    data = io.BytesIO()
+    np.save(data, ids.astype(np.uint32), allow_pickle=False)
+    write_bytes(path, data.getvalue())

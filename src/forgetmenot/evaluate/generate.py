@@ -1,6 +1,7 @@
 """Greedy decoding through a model's own state: one batched prefill, then one token a step."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,19 +9,24 @@ from torch import nn
 from forgetmenot.errors import UserError
 
 
-def equal_length_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices of `lengths` in batches of at most `batch_size`, each of one length, longest first.
+def length_batches(
+    lengths: Sequence[int], batch_size: int, spread: float = 0.75
+) -> list[list[int]]:
+    """Indices of `lengths` in batches of at most `batch_size` similar lengths, longest first.
 
-    Longest first, so that a batch which does not fit the memory fails at once.
+    No length of a batch is below `spread` of its longest; 1 gives batches of one length. Longest
+    first, so that a batch which does not fit the memory fails at once.
     """
-    buckets: dict[int, list[int]] = {}
-    for index, length in enumerate(lengths):
-        buckets.setdefault(length, []).append(index)
-    return [
-        indices[start : start + batch_size]
-        for _, indices in sorted(buckets.items(), reverse=True)
-        for start in range(0, len(indices), batch_size)
-    ]
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if (
+            not batches
+            or len(batches[-1]) == batch_size
+            or lengths[index] < spread * lengths[batches[-1][0]]
+        ):
+            batches.append([])
+        batches[-1].append(index)
+    return batches
 
 
 def greedy(
@@ -35,19 +41,18 @@ def greedy(
     """The most probable next token, repeated; returns the new token ids of each prompt.
 
     A sequence ends when `stop(its new tokens)` is true (the tokens that made it true are kept) or
-    at `max_new_tokens`. Only prompts of equal length share a batch: no padding enters a state, so
-    a result does not depend on which other prompts are there, or on their order (as long as no two
-    tokens are equally probable to within rounding). Raises UserError on an empty prompt.
+    at `max_new_tokens`. Prompts of similar length share a batch; shorter ones are padded on the
+    left, and no padding enters a state. So a result does not depend on which other prompts are
+    there, or on their order (as long as no two tokens are equally probable to within rounding).
+    Raises UserError on an empty prompt.
     """
     results: list[list[int]] = [[] for _ in prompts]
-    for batch in equal_length_batches([len(prompt) for prompt in prompts], batch_size):
-        if not prompts[batch[0]]:
-            raise UserError(f"prompt {batch[0]}: found no tokens, needs at least one")
+    for index, prompt in enumerate(prompts):
+        if not prompt:
+            raise UserError(f"prompt {index}: found no tokens, needs at least one")
+    for batch in length_batches([len(prompt) for prompt in prompts], batch_size):
         rows = _greedy_batch(
-            model,
-            torch.tensor([list(prompts[index]) for index in batch], device=device),
-            max_new_tokens,
-            stop,
+            model, [prompts[index] for index in batch], max_new_tokens, stop, device
         )
         for index, row in zip(batch, rows, strict=True):
             results[index] = row
@@ -57,16 +62,18 @@ def greedy(
 @torch.inference_mode()
 def _greedy_batch(
     model: nn.Module,
-    input_ids_BL: torch.Tensor,
+    prompts: list[Sequence[int]],
     max_new_tokens: int,
     stop: Callable[[list[int]], bool],
+    device: str,
 ) -> list[list[int]]:
-    rows: list[list[int]] = [[] for _ in range(len(input_ids_BL))]
+    rows: list[list[int]] = [[] for _ in prompts]
     open_rows = set(range(len(rows)))
+    input_ids_BL, padding = _left_padded(prompts, device)
     state = None
     for _ in range(max_new_tokens):
-        output = model(input_ids_BL, state=state)
-        state = output.state
+        output = model(input_ids_BL, state=state, **padding)
+        state, padding = output.state, {}
         next_B = output.logits_BLV[:, -1].argmax(-1)
         for index, token in enumerate(next_B.tolist()):
             if index in open_rows:
@@ -77,3 +84,16 @@ def _greedy_batch(
             break
         input_ids_BL = next_B[:, None]
     return rows
+
+
+def _left_padded(prompts: list[Sequence[int]], device: str) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Prompts as one tensor int64 [B, L], and the mask as an argument if one is padded."""
+    longest = max(map(len, prompts))
+    input_ids_BL = torch.tensor(
+        [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device
+    )
+    if all(len(prompt) == longest for prompt in prompts):
+        return input_ids_BL, {}
+    length_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    place_L = torch.arange(longest, device=device)
+    return input_ids_BL, {"mask_BL": place_L >= longest - length_B[:, None]}

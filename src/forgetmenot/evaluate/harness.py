@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.api.model import TemplateLM
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.api.registry import register_model
+from lm_eval.utils import (
+    get_rolling_token_windows,
+    make_disjoint_window,
+    simple_parse_args_string,
+)
 from torch import nn
 
+from forgetmenot import model as models
 from forgetmenot.data.tokenizer_folder import load_tokenizer, read_tokenizer_meta
 from forgetmenot.errors import UserError
 from forgetmenot.evaluate.generate import greedy
@@ -24,12 +30,16 @@ if TYPE_CHECKING:
 Scored = tuple[tuple[str, str], list[int], list[int]]
 
 
+@register_model("forgetmenot")
 class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
     """A model and its tokenizer, from a built folder, behind lm-eval's interface.
 
     `max_length` is the most tokens of a request, prompt and continuation together. A generated text
     ends at EOS, and at BOS too, because training on packed text separates documents by BOS alone.
     Raises UserError if the folder holds no tokenizer.
+
+    lm-eval knows it as "forgetmenot" once this module is imported (`forgetmenot.cli.lm_eval`), with
+    the model arguments `model` and `tokenizer`, folders, and perhaps `max_length` (4096).
     """
 
     def __init__(
@@ -47,6 +57,41 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         self._device = device
         meta = read_tokenizer_meta(folder)
         self.bos_id, self.eos_id = int(meta["bos_id"]), int(meta["eos_id"])
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> "HarnessModel":
+        """From "model=FOLDER,tokenizer=FOLDER[,max_length=N]"; see `create_from_arg_obj`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> "HarnessModel":
+        """From lm-eval's model arguments; device and batch size (16) are among the others.
+
+        Raises UserError for an argument that is missing or unknown, and for a batch size that is
+        no number.
+        """
+        given = {**arg_dict, **{k: v for k, v in (additional_config or {}).items() if v}}
+        known = {"model", "tokenizer", "max_length", "batch_size", "max_batch_size", "device"}
+        if not {"model", "tokenizer"} <= set(given) <= known:
+            raise UserError(
+                f"model_args: found {sorted(arg_dict)}; allowed: model and tokenizer (folders), "
+                "max_length"
+            )
+        batch_size = str(given.get("batch_size", 16))
+        if not batch_size.isdecimal() or batch_size == "0":
+            raise UserError(f"batch_size: found {batch_size}; allowed: 1 or more")
+        device = given.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(
+            models.load(Path(given["model"])).to(device),
+            Path(given["tokenizer"]),
+            max_length=int(given.get("max_length", 4096)),
+            batch_size=int(batch_size),
+            device=str(device),
+        )
 
     @property
     def eot_token_id(self) -> int:

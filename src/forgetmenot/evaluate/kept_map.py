@@ -83,18 +83,10 @@ def evaluate(model_dir: Path, data_dir: Path, options: Options, out: Path, devic
 
 def kept_layers(model: Any, input_ids_1T: torch.Tensor) -> list[LayerMap]:
     """The map of one sequence of tokens (int64 [1, T])."""
-    with torch.inference_mode():
-        aux = model(input_ids_1T).aux
-    last = input_ids_1T.shape[1] - 1
     layers = []
-    for index, of_layer in enumerate(aux):
-        if "score_BTH" not in of_layer:
-            continue
+    for index, score_BTH, seen_BTH in evicting_layers(model, input_ids_1T):
+        score_HT = score_BTH[0].T
         options: Any = model.base.layers[index].options
-        score_HT = of_layer["score_BTH"][0].T.float().cpu()
-        until_HT = of_layer["visible_until_BTH"][0].T.cpu()
-        position_T = torch.arange(last + 1)
-        always_T = (last - position_T < options.window) | (position_T < options.sink)
         layers.append(
             LayerMap(
                 layer=index,
@@ -103,14 +95,35 @@ def kept_layers(model: Any, input_ids_1T: torch.Tensor) -> list[LayerMap]:
                 budget=options.budget,
                 scores=[[round(score, 4) for score in row] for row in score_HT.tolist()],
                 heads=(score_HT > 0).tolist(),
-                seen_last=(always_T | (last < until_HT)).tolist(),
+                seen_last=seen_BTH[0].T.tolist(),
             )
         )
-    if not layers:
-        raise UserError(
-            "kept_map: found no layer with token eviction; needs a model with lte layers"
-        )
     return layers
+
+
+def evicting_layers(
+    model: Any, input_ids_BT: torch.Tensor
+) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Index, scores [B, T, H] (float32) and what the last query sees [B, T, H] (bool) of each
+    layer with token eviction, on the CPU. Raises UserError if the model has none.
+    """
+    with torch.inference_mode():
+        aux = model(input_ids_BT, need_state=False).aux
+    last = input_ids_BT.shape[1] - 1
+    found = []
+    for index, of_layer in enumerate(aux):
+        if "score_BTH" not in of_layer:
+            continue
+        options: Any = model.base.layers[index].options
+        position_T = torch.arange(last + 1)
+        always_T = (last - position_T < options.window) | (position_T < options.sink)
+        seen_BTH = always_T[:, None] | (last < of_layer["visible_until_BTH"].cpu())
+        found.append((index, of_layer["score_BTH"].float().cpu(), seen_BTH))
+    if not found:
+        raise UserError(
+            "found no layer with token eviction in the model; needs a model with lte layers"
+        )
+    return found
 
 
 def shared(layers: list[LayerMap], key: str) -> Any:

@@ -1,4 +1,4 @@
-"""Runs lm-eval's evaluator over local JSON-lines files with the task templates of `tasks/`."""
+"""Runs lm-eval's evaluator over local JSON-lines files, with our task templates or its own."""
 
 import os
 import tempfile
@@ -15,7 +15,10 @@ TEMPLATES = Path(__file__).parent / "tasks"
 
 @dataclass(frozen=True)
 class LocalTask:
-    """One lm-eval task: a template of `tasks/`, a JSON-lines file, and changed task keys."""
+    """One lm-eval task: a template, a JSON-lines file, and changed task keys.
+
+    The template is a name in `tasks/`, or with a slash a file in lm-eval's own tree of tasks.
+    """
 
     name: str
     template: str
@@ -25,7 +28,7 @@ class LocalTask:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """lm-eval's aggregated metrics with "<metric>_stderr" beside them, and its per-sample log."""
+    """lm-eval's aggregated metrics by their plain names, and its per-sample log."""
 
     metrics: dict[str, Any]
     samples: list[dict[str, Any]]
@@ -49,6 +52,7 @@ def run_tasks(
     # Read by the libraries when they are first imported, hence before the imports below.
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     import datasets
+    import lm_eval
     from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 
@@ -58,10 +62,11 @@ def run_tasks(
     harness = HarnessModel(
         model, data_dir, max_length=max_length, batch_size=batch_size, device=device
     )
+    trees = {False: TEMPLATES, True: Path(lm_eval.__file__).parent / "tasks"}
     with tempfile.TemporaryDirectory() as folder:
         for task in tasks:
             resolved = {
-                "include": str(TEMPLATES / f"{task.template}.yaml"),
+                "include": str(trees["/" in task.template] / f"{task.template}.yaml"),
                 "task": task.name,
                 "dataset_kwargs": {
                     "data_files": {"test": str(task.file.resolve())},
@@ -72,7 +77,8 @@ def run_tasks(
             Path(folder, f"{task.name}.yaml").write_text(yaml.safe_dump(resolved))
         manager = TaskManager(include_path=folder, include_defaults=False)
         loaded = manager.load([task.name for task in tasks])
-        found: Any = evaluate(harness, loaded, limit=limit, log_samples=True)
+        # Standard errors are ours: lm-eval's bootstrap would start a process a core.
+        found: Any = evaluate(harness, loaded, limit=limit, log_samples=True, bootstrap_iters=0)
     return {
         task.name: TaskResult(
             _plain_names(found["results"][task.name]), found["samples"][task.name]

@@ -1,12 +1,10 @@
-"""Needle in a haystack (RULER's S-NIAH): whether the greedy continuation has the answer.
+"""Needle in a haystack (after RULER): whether the greedy continuation has the answers.
 
 The score is RULER's string match, run by lm-eval on the test files of a built data folder.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,17 @@ from forgetmenot import model as models
 from forgetmenot.data.tokenizer_folder import load_tokenizer, read_tokenizer_meta
 from forgetmenot.errors import UserError
 from forgetmenot.evaluate.lm_eval_tasks import LocalTask, run_tasks
-from forgetmenot.evaluate.results import Metric, Sample, metric, require_vocabulary, write_results
+from forgetmenot.evaluate.results import (
+    Metric,
+    Sample,
+    metric,
+    read_lines,
+    require_vocabulary,
+    write_results,
+)
+from forgetmenot.evaluate.score import mean_stderr
+
+DEPTH_BIN = 10  # percent of the haystack in one row of the map of depths
 
 
 @dataclass(frozen=True)
@@ -38,20 +46,42 @@ class Options:
 
 
 def evaluate(model_dir: Path, data_dir: Path, options: Options, out: Path, device: str) -> None:
-    """Write results.json: "accuracy" at {"task", "length"}; samples.jsonl adds each one's depth.
+    """Write results.json: "accuracy" at {"task", "length"} (the share of the answers that were
+    found), "accuracy_at_depth" at {"task", "length", "depth"} (percent, the lower end of a bin of
+    ten); samples.jsonl has each one's own depth.
 
     Raises UserError if a requested file was not built or a sample does not fit `max_length`.
     """
     model = models.load(model_dir).to(device)
-    require_vocabulary(model, read_tokenizer_meta(data_dir)["vocab_size"], data_dir)
+    meta = read_tokenizer_meta(data_dir)
+    require_vocabulary(model, meta["vocab_size"], data_dir)
     metrics, samples = measure(model, data_dir, options, device)
-    write_results(out, "niah", metrics, samples)
+    about = {key: value for key, value in meta.items() if key in ("haystack", "fill")}
+    write_results(out, "niah", [*metrics, *by_depth(samples)], samples, about=about)
+
+
+def by_depth(samples: list[Sample]) -> list[Metric]:
+    """Accuracy by task, length and bin of depths."""
+    bins: dict[tuple[str, int, int], list[float]] = {}
+    for sample in samples:
+        at = sample["at"]
+        low = min(at["depth"] // DEPTH_BIN * DEPTH_BIN, 100 - DEPTH_BIN)
+        bins.setdefault((at["task"], at["length"], low), []).append(sample["accuracy"])
+    return [
+        metric(
+            "accuracy_at_depth",
+            dict(zip(("task", "length", "depth"), key, strict=True)),
+            *mean_stderr(values),
+            len(values),
+        )
+        for key, values in sorted(bins.items())
+    ]
 
 
 def measure(
     model: nn.Module, data_dir: Path, options: Options, device: str
 ) -> tuple[list[Metric], list[Sample]]:
-    """Accuracy with lm-eval's standard error of the mean, and every sample with its output."""
+    """Accuracy with its standard error, and every sample with its output."""
     changes = {
         "generation_kwargs": {
             "do_sample": False,
@@ -75,9 +105,9 @@ def measure(
     samples: list[Sample] = []
     for file, at in chosen.items():
         result = results[file.stem]
-        n = len(result.samples)
-        stderr = result.metrics["contains_stderr"] if n > 1 else None
-        metrics.append(metric("accuracy", at, result.metrics["contains"], stderr, n))
+        scores = [logged["contains"] for logged in result.samples]
+        stderr = mean_stderr(scores)[1]
+        metrics.append(metric("accuracy", at, result.metrics["contains"], stderr, len(scores)))
         samples += [_sample(at, logged) for logged in result.samples]
     return metrics, samples
 
@@ -107,12 +137,9 @@ def _require_room(data_dir: Path, files: Iterable[Path], options: Options) -> No
     """Raise UserError if an answer is longer than what is generated: its score could only be 0."""
     tokenizer = load_tokenizer(data_dir)
     for file in files:
-        for line in islice(file.read_text(encoding="utf-8").splitlines(), options.samples):
-            sample = json.loads(line)
-            needed = max(
-                len(tokenizer.encode(answer, add_special_tokens=False).ids)
-                for answer in sample["outputs"]
-            )
+        for sample in read_lines(file, options.samples):
+            answer = ", ".join(sample["outputs"])
+            needed = len(tokenizer.encode(answer, add_special_tokens=False).ids)
             if needed > options.max_new_tokens:
                 raise UserError(
                     f"{file}: max_new_tokens: found {options.max_new_tokens}, but the answer of "

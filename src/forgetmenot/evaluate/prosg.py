@@ -4,36 +4,74 @@ Protocol: prompt, then D body tokens, then one probe whose answer is a single wo
 specification, section 6.8). Every probe starts from a copy of the state.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-import torch
 
 from forgetmenot import model as models
 from forgetmenot.data.prosg.evalset import Record, read_records
 from forgetmenot.data.prosg.world import World
 from forgetmenot.errors import UserError
-from forgetmenot.evaluate.prosg_rollout import Answers, controlled_state, roll_out
-from forgetmenot.evaluate.prosg_scores import cell_metrics, cell_samples
-from forgetmenot.evaluate.results import Metric, Sample, require_vocabulary, write_results
+from forgetmenot.evaluate.prosg_harm import harm_metrics, harm_samples
+from forgetmenot.evaluate.prosg_rollout import Answers
+from forgetmenot.evaluate.prosg_run import Run
+from forgetmenot.evaluate.prosg_scores import (
+    cell_metrics,
+    cell_samples,
+    paired_metrics,
+    said,
+)
+from forgetmenot.evaluate.prosg_update import update_metrics
+from forgetmenot.evaluate.results import (
+    Metric,
+    Sample,
+    metric,
+    require_vocabulary,
+    write_results,
+)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure. "wrong-update" and "no-update" are left out for models without an update."""
+    """What to measure. Controls that a model does not allow are left out (docs/prosg-pf.md)."""
 
     split: Literal["iid", "new-pairs", "new-templates", "long", "dense", "rules-new"] = "iid"
-    mode: Literal["neutral", "interfering"] = "interfering"  # what the body is made of
+    mode: Literal["neutral", "interfering", "real", "self", "task"] = "interfering"  # the body
     facts: list[int] | None = None  # facts per prompt; null = all that were built for the split
     distances: list[int] | None = None  # tokens since </prompt>, with 0; null = all that were built
     samples: int | None = None  # prompts per number of facts; null = all that were built
     batch_size: int = 32  # prompts per forward pass
-    controls: list[Literal["none", "wrong-update", "no-update", "wrong-prompt", "no-prompt"]] = (
-        field(default_factory=lambda: ["none", "wrong-update", "wrong-prompt", "no-prompt"])
-    )
+    temperature: float = 0.0  # mode self: 0 = the best token; above 0 = drawn, from the seeds
+    controls: list[
+        Literal[
+            "none",
+            "wrong-prompt",
+            "no-prompt",
+            "wrong-update",
+            "empty-update",
+            "shuffled-update",
+            "random-update",
+            "no-update",
+            "adapter-only",
+            "prompt-twice",
+            "refresh",
+            "refeed",
+            "ttt-1",
+            "ttt-4",
+            "ttt-16",
+            "ttt-rank-1",
+            "ttt-rank-4",
+            "ttt-rank-16",
+        ]
+    ] = field(default_factory=lambda: ["none", "wrong-update", "wrong-prompt", "no-prompt"])
+    every: int = 64  # refresh, refeed: after so many tokens of the body
+    refresh_share: float = 0.5  # refresh: rho, the share of the prompt's memory
+    ttt_rate: float = 0.3  # ttt: learning rate of the gradient steps
+    ttt_rank: int = 4  # ttt-rank: rank of the change after the last step
+    ttt_clip: float = 0.3  # ttt: largest |dW| / |W| of a target, as ProSG's `clip`
+    general_tokens: int = 128  # general text read after each prompt, for the harm; 0 = none
+    gradients: int = 0  # prompts whose true gradients the update is compared with
 
     def __post_init__(self) -> None:
         if self.distances is not None and (
@@ -42,8 +80,17 @@ class Options:
             raise ValueError(
                 f"distances: found {self.distances}, allowed: ascending, beginning with 0"
             )
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size: found {self.batch_size}, allowed: 1 or more")
+        lowest = {"batch_size": 1, "every": 1, "ttt_rank": 1, "gradients": 0, "temperature": 0}
+        for key, low in lowest.items():
+            if getattr(self, key) < low:
+                raise ValueError(f"{key}: found {getattr(self, key)}, allowed: {low} or more")
+        for key in ("ttt_rate", "ttt_clip"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key}: found {getattr(self, key)}, allowed: above 0")
+        if not 0 < self.refresh_share < 1:
+            raise ValueError(f"refresh_share: found {self.refresh_share}, allowed: between 0 and 1")
+        if self.general_tokens < 0 or self.general_tokens == 1:
+            raise ValueError(f"general_tokens: found {self.general_tokens}, allowed: 0, 2 or more")
         if self.samples is not None and self.samples < 2:
             raise ValueError(f"samples: found {self.samples}, allowed: 2 or more, or null")
         if not self.controls or (self.facts is not None and not self.facts):
@@ -59,7 +106,9 @@ def evaluate(model_dir: Path, data_dir: Path, options: Options, out: Path, devic
     model = models.load(model_dir).to(device)
     require_vocabulary(model, len(world.tokens), data_dir)
     metrics, samples = measure(model, world, data_dir, options, device)
-    write_results(out, "prosg", metrics, samples)
+    example = _records(data_dir, options, _facts(world, options)[-1])[0]
+    about = {"body": options.mode, "prompt of the example": example.prompt.replace("\n", " ")}
+    write_results(out, "prosg", metrics, samples, about=about)
 
 
 def measure(
@@ -69,21 +118,40 @@ def measure(
     metrics: list[Metric] = []
     samples: list[Sample] = []
     for facts in _facts(world, options):
-        records = read_records(data_dir, options.split, options.mode, facts)[: options.samples]
-        distances = _distances(records, options, data_dir)
+        records = _records(data_dir, options, facts)
+        run = Run(model, world, records, _distances(records, options, data_dir), options, device)
+        found: dict[str, Answers] = {}
         for control in options.controls:
-            answers = _answers(model, world, records, control, distances, options, device)
+            answers = run.answers(control)
             if answers is None:
                 continue
+            found[control] = answers
             at = {"facts": facts, "control": control}
-            metrics += cell_metrics(world, records, answers, distances, at)
-            samples += cell_samples(world, records, answers, distances, at)
+            metrics += cell_metrics(world, records, answers, run.distances, at)
+            samples += cell_samples(world, records, answers, run.distances, at)
+        metrics += paired_metrics(records, found, run.distances, facts)
+        metrics += [
+            metric("session_floats", {"facts": facts, "control": control}, floats, None, 1)
+            for control, floats in run.floats.items()
+        ]
+        nll = run.general()
+        metrics += harm_metrics(facts, nll)
+        samples += harm_samples(facts, records, nll)
+        metrics += update_metrics(
+            model, world, records, facts, options.batch_size, options.gradients, device
+        )
+        if "none" in found and facts == _facts(world, options)[-1]:
+            metrics += said(world, records[0], found["none"], run.distances, facts)
     return metrics, samples
 
 
-def _facts(world: World, options: Options) -> Iterable[int]:
+def _facts(world: World, options: Options) -> list[int]:
     built = world.settings["dense_facts" if options.split == "dense" else "facts"]
-    return built if options.facts is None else options.facts
+    return list(built if options.facts is None else options.facts)
+
+
+def _records(data_dir: Path, options: Options, facts: int) -> list[Record]:
+    return read_records(data_dir, options.split, options.mode, facts)[: options.samples]
 
 
 def _distances(records: Sequence[Record], options: Options, data_dir: Path) -> list[int]:
@@ -95,21 +163,3 @@ def _distances(records: Sequence[Record], options: Options, data_dir: Path) -> l
             f"distances: found {asked}; {data_dir} was built for split {options.split} with {built}"
         )
     return asked
-
-
-def _answers(
-    model: Any, world: World, records: Sequence[Record], control: str, distances: list[int],
-    options: Options, device: str,
-) -> Answers | None:  # fmt: skip
-    """Answers of all records under one control; None when it does not apply to the model."""
-    batches: list[Answers] = []
-    others = [*records[1:], records[0]]
-    with torch.inference_mode():
-        for start in range(0, len(records), options.batch_size):
-            rows = slice(start, start + options.batch_size)
-            state = controlled_state(control, model, world, records[rows], others[rows], device)
-            if state is None:
-                return None
-            batches.append(roll_out(model, world, records[rows], state, distances, device))
-    names = Answers.__dataclass_fields__
-    return Answers(**{name: np.concatenate([getattr(b, name) for b in batches]) for name in names})

@@ -1,16 +1,20 @@
-"""Rolls bodies out behind prompts and asks probes from copies of the state."""
+"""Rolls bodies out behind prompts and asks probes from copies of the state.
+
+A body is read, or, in the mode "self", written by the model itself.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from forgetmenot.data.prosg.batch import left_pad
 from forgetmenot.data.prosg.evalset import Record
-from forgetmenot.data.prosg.world import CLOSE, OPEN, POOLS, World
+from forgetmenot.data.prosg.world import POOLS, World
+from forgetmenot.evaluate.prosg_writer import Writer
 from forgetmenot.mixers.base import select_rows
 
 CHUNK = 256
@@ -34,36 +38,17 @@ class Answers:
     filler_nll: np.ndarray
 
 
-def prompt_state(model: Any, world: World, prompts: Sequence[str], device: str) -> Any:
-    """State after the prompts (left-padded into one batch) are read and committed."""
-    ids, mask = left_pad([world.encode(prompt) for prompt in prompts], world.pad)
-    ids_BP, mask_BP = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-    return model.commit_prompt(model(ids_BP, mask_BL=mask_BP).state)
+class Rehearsal(Protocol):
+    """What is done to the state after every `every` tokens of a body, before the next one.
 
-
-def controlled_state(
-    control: str, model: Any, world: World, records: Sequence[Record], others: Sequence[Record],
-    device: str,
-) -> Any | None:  # fmt: skip
-    """State that the bodies start from under a control; None when the model has no update.
-
-    "none": the own prompt. "wrong-prompt": another sample's. "wrong-update": the own recurrent
-    state with the update from another sample's prompt. "no-update": the own state without its
-    update. "no-prompt": an empty prompt.
+    `floats`: numbers that it keeps for one sequence, beside the state.
     """
-    if control == "no-prompt":
-        return prompt_state(model, world, [f"{OPEN} {CLOSE}"] * len(records), device)
-    if control == "wrong-prompt":
-        return prompt_state(model, world, [record.prompt for record in others], device)
-    state = prompt_state(model, world, [record.prompt for record in records], device)
-    if control == "none":
-        return state
-    if getattr(state, "update", None) is None:
-        return None
-    if control == "no-update":
-        return state._replace(update=None)
-    wrong = prompt_state(model, world, [record.prompt for record in others], device)
-    return state._replace(update=wrong.update)
+
+    every: int
+    floats: int
+
+    def __call__(self, state: Any) -> Any:
+        """The state to go on from."""
 
 
 def roll_out(
@@ -73,39 +58,98 @@ def roll_out(
     state: Any,
     distances: Sequence[int],
     device: str,
+    temperature: float = 0.0,
+    rehearsal: Rehearsal | None = None,
 ) -> Answers:
     """Reads each body once; at each asked distance the probes are asked from copies of the state.
 
     The state that a probe leaves behind is dropped, so no answer leaks into a later distance.
-    `distances` are some of the records' own.
+    `distances` are some of the records' own. Records of the mode "self" have no body: the model
+    writes it, greedily or, with a `temperature` above 0, drawn from the records' seeds; their
+    filler_nll is that of the model's own text under the model. A `rehearsal` that is due where a
+    probe is asked comes after the probe.
     """
     questions = _Questions(world, records, device)
     scores: list[dict[str, torch.Tensor]] = []
     nll_B = torch.zeros(len(records), device=device)
     scored = 0
-    for distance, chunks in _segments(world, records, max(distances), device):
-        for chunk_BL in chunks:
+    if records[0].mode == "self":
+        writer = Writer(model, world, records, state, max(distances), device, temperature)
+        pieces = _written(writer, records[0].distances, rehearsal)
+    else:
+        pieces = _read(model, world, records, state, device, rehearsal)
+    for distance, state_after, piece_nll_B, count in pieces:
+        nll_B += piece_nll_B
+        scored += count
+        if distance in distances:
+            scores.append(questions.ask(model, state_after))
+        if distance >= max(distances):
+            break
+    stacked = {name: torch.stack([s[name] for s in scores], -1).cpu().numpy() for name in scores[0]}
+    return Answers(**stacked, filler_nll=(nll_B / max(scored, 1)).cpu().numpy())
+
+
+Piece = tuple[int, Any, torch.Tensor, int]
+"""Distance, the state there, summed NLL [B] of the text since the last one, tokens scored."""
+
+
+def _read(
+    model: Any,
+    world: World,
+    records: Sequence[Record],
+    state: Any,
+    device: str,
+    rehearsal: Rehearsal | None,
+) -> Iterator[Piece]:
+    """The bodies as the records give them; the first token of each chunk is not scored."""
+    yield 0, state, torch.zeros(len(records), device=device), 0
+    for index, (before, distance) in enumerate(pairwise(records[0].distances)):
+        body = np.stack([world.encode(record.body[index]) for record in records])
+        nll_B = torch.zeros(len(records), device=device)
+        scored = 0
+        cuts = _cuts(before, distance, rehearsal)
+        for place, chunk_BL in zip(
+            cuts,
+            torch.from_numpy(body).to(device).split([len(cut) for cut in cuts], 1),
+            strict=True,
+        ):
+            state = _rehearsed(state, place, rehearsal)
             out = model(chunk_BL, state=state)
             state = out.state
             logits_BVL = out.logits_BLV[:, :-1].float().transpose(1, 2)
             nll_B += functional.cross_entropy(logits_BVL, chunk_BL[:, 1:], reduction="none").sum(1)
             scored += chunk_BL.shape[1] - 1
-        if distance in distances:
-            scores.append(questions.ask(model, state))
-    stacked = {name: torch.stack([s[name] for s in scores], -1).cpu().numpy() for name in scores[0]}
-    return Answers(**stacked, filler_nll=(nll_B / max(scored, 1)).cpu().numpy())
+        yield distance, state, nll_B, scored
 
 
-def _segments(
-    world: World, records: Sequence[Record], longest: int, device: str
-) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
-    """For each distance up to `longest` the chunks int64 [B, L] of body that lead to it."""
-    yield 0, ()
-    for index, distance in enumerate(records[0].distances[1:]):
-        if distance > longest:
-            return
-        body = np.stack([world.encode(record.body[index]) for record in records])
-        yield distance, torch.split(torch.from_numpy(body).to(device), CHUNK, dim=1)
+def _written(
+    writer: Writer, distances: Sequence[int], rehearsal: Rehearsal | None
+) -> Iterator[Piece]:
+    """The model's own text, up to each distance, where a full stop is put for it."""
+    yield 0, writer.state, torch.zeros_like(writer.nll_B), 0
+    for before, distance in pairwise(distances):
+        scored, nll_B = writer.scored, writer.nll_B.clone()
+        for cut in _cuts(before, distance, rehearsal):
+            writer.state = _rehearsed(writer.state, cut, rehearsal)
+            writer.write(len(cut) - (cut.stop == distance))
+        writer.stop()
+        yield distance, writer.state, writer.nll_B - nll_B, writer.scored - scored
+
+
+def _cuts(start: int, stop: int, rehearsal: Rehearsal | None) -> list[range]:
+    """Distances to be read in one pass each: at most CHUNK, and no rehearsal between them."""
+    cuts = []
+    while start < stop:
+        due = stop if rehearsal is None else start + rehearsal.every - start % rehearsal.every
+        cuts.append(range(start, min(stop, start + CHUNK, due)))
+        start = cuts[-1].stop
+    return cuts
+
+
+def _rehearsed(state: Any, cut: range, rehearsal: Rehearsal | None) -> Any:
+    """The state that a cut is read from."""
+    due = rehearsal is not None and cut.start > 0 and cut.start % rehearsal.every == 0
+    return rehearsal(state) if rehearsal is not None and due else state
 
 
 class _Questions:

@@ -1,17 +1,21 @@
 """From the answers of one cell to metrics in long form and one line a scored probe."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from forgetmenot.data.prosg.evalset import Record
 from forgetmenot.data.prosg.world import World
+from forgetmenot.evaluate.prosg_controls import RIVALS
 from forgetmenot.evaluate.prosg_rollout import Answers
 from forgetmenot.evaluate.results import Metric, Sample, metric
 from forgetmenot.evaluate.retention import Curve
 from forgetmenot.evaluate.score import mean_stderr, ratio_stderr
+
+REMEMBERING = ("none", "no-update", "adapter-only", *RIVALS)
+"""Controls under which the prompt is there to be captured and retained."""
 
 
 def cell_metrics(
@@ -23,7 +27,7 @@ def cell_metrics(
 ) -> list[Metric]:
     """Metrics of one number of facts under one control; `n` counts prompts, the independent unit.
 
-    Raw: accuracy, greedy, mrr, nll at each distance and kind. Derived, for the control "none" only:
+    Raw: accuracy, greedy, mrr, nll at each distance and kind. Derived, for `REMEMBERING` only:
     capture, retention, retention_given_capture, aufc, half_distance; left out where undefined
     (accuracy at distance 0 not above chance). filler_ppl: perplexity of the body, the harm.
     """
@@ -39,7 +43,7 @@ def cell_metrics(
         of_kind = {**at, "kind": str(kind)}
         mask_BQ = kinds_BQ == kind
         metrics += _raw(answers, mask_BQ, distances, of_kind)
-        if at["control"] == "none":
+        if at["control"] in REMEMBERING:
             metrics += _derived(answers, mask_BQ, distances, world.chance(kind), of_kind)
     return metrics
 
@@ -114,6 +118,56 @@ def cell_samples(
             "updated": probe.updated,
         }
         for row, record in enumerate(records)
+        for number, probe in enumerate(record.probes)
+        for column, distance in enumerate(distances)
+    ]
+
+
+def paired_metrics(
+    records: Sequence[Record], found: Mapping[str, Answers], distances: list[int], facts: int
+) -> list[Metric]:
+    """`specificity` at facts, kind and distance: accuracy under "none" less "wrong-update".
+
+    A mean over the same probes, with errors clustered by prompt; empty without both controls.
+    """
+    if not {"none", "wrong-update"} <= set(found):
+        return []
+    gain_BQD = found["none"].accuracy - found["wrong-update"].accuracy
+    kinds_BQ = np.array([[probe.kind for probe in record.probes] for record in records])
+    metrics = []
+    for kind in np.unique(kinds_BQ):
+        mask_BQ = kinds_BQ == kind
+        asked_B = mask_BQ.sum(1)
+        prompts = asked_B > 0
+        sum_BD = (gain_BQD * mask_BQ[..., None]).sum(1)
+        for column, distance in enumerate(distances):
+            value, stderr = ratio_stderr(
+                sum_BD[prompts, column].tolist(), asked_B[prompts].astype(float).tolist()
+            )
+            at = {"facts": facts, "kind": str(kind), "distance": distance}
+            metrics.append(metric("specificity", at, value, stderr, int(prompts.sum())))
+    return metrics
+
+
+def said(
+    world: World, record: Record, answers: Answers, distances: list[int], facts: int
+) -> list[Metric]:
+    """A worked example: `said`, the answer (a text) to each question of the first prompt.
+
+    Axes: facts, distance, question (with the right answer in brackets).
+    """
+    return [
+        {
+            "metric": "said",
+            "at": {
+                "facts": facts,
+                "question": f"{probe.question} [{probe.answer}]",
+                "distance": distance,
+            },
+            "value": world.tokens[answers.chosen[0, number, column]],
+            "stderr": None,
+            "n": 1,
+        }
         for number, probe in enumerate(record.probes)
         for column, distance in enumerate(distances)
     ]

@@ -1,7 +1,8 @@
 """The one form in which every evaluator reports: results.json (long form) and samples.jsonl."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,13 @@ from forgetmenot.files import write_json, write_text
 
 Metric = dict[str, Any]
 Sample = dict[str, Any]
+Skip = dict[str, Any]
+
+
+def read_lines(file: Path, limit: int | None = None) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file, at most the first `limit`."""
+    with file.open(encoding="utf-8", newline="\n") as lines:
+        return [json.loads(line) for line in islice(lines, limit)]
 
 
 def metric(name: str, at: dict[str, Any], value: float, stderr: float | None, n: int) -> Metric:
@@ -17,14 +25,30 @@ def metric(name: str, at: dict[str, Any], value: float, stderr: float | None, n:
     return {"metric": name, "at": at, "value": value, "stderr": stderr, "n": n}
 
 
-def write_results(out: Path, task: str, metrics: list[Metric], samples: Iterable[Sample]) -> None:
+def skipped(at: dict[str, Any], reason: str) -> Skip:
+    """A part of a task that was not scored, at the axis values of its missing numbers, and why."""
+    return {"at": at, "reason": reason}
+
+
+def write_results(
+    out: Path,
+    task: str,
+    metrics: list[Metric],
+    samples: Iterable[Sample],
+    *,
+    about: Mapping[str, Any] | None = None,
+    skips: Sequence[Skip] = (),
+) -> None:
     """Write out/results.json and out/samples.jsonl.
 
-    Raises UserError when a value is not finite: a diverged model has no score to report.
+    results.json: {"task", "metrics", "about", "skipped"}. `about` says what was scored as far as
+    the axes do not (a protocol, the name of the haystack), `skips` what was not scored. Raises
+    UserError when a value is not finite: a diverged model has no score to report.
     """
+    values = {"task": task, "metrics": metrics, "about": dict(about or {}), "skipped": list(skips)}
     try:
         text = "".join(json.dumps(sample, allow_nan=False) + "\n" for sample in samples)
-        write_json(out / "results.json", {"task": task, "metrics": metrics})
+        write_json(out / "results.json", values)
     except ValueError as error:
         raise UserError(
             f"task {task}: a result is not a finite number ({error}); "

@@ -22,7 +22,7 @@ def token_losses(
     scored). The model starts from its empty state.
     """
     with torch.inference_mode():
-        logits_BLV = model(input_ids_BL).logits_BLV.float()
+        logits_BLV = model(input_ids_BL, need_state=False).logits_BLV.float()
         loss_N = functional.cross_entropy(
             logits_BLV.flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORED, reduction="none"
         )

@@ -1,39 +1,39 @@
-"""Applying an update to linear maps for the time of a forward pass, and leaving no trace."""
+"""Applying what a prompt left for the time of a forward pass, and leaving no trace."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
-from forgetmenot.prosg.generator import Factors
+from forgetmenot.prosg.factors import Factors, Update
 from forgetmenot_kernels.low_rank_linear import low_rank_update
 
 Targets = list[dict[str, nn.Linear]]  # of every block, by name
-Update = list[dict[str, Factors]]  # the same, with the factors of each sequence
-Hook = Callable[[nn.Module, tuple[torch.Tensor], torch.Tensor], torch.Tensor]
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
 
 @contextmanager
-def applied(targets: Targets, update: Update) -> Iterator[None]:
-    """Inside the context every target computes W'x with the factors of each sequence.
+def applied(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
+    """Inside the context the modules' outputs pass through the hooks.
 
-    The weights themselves never change: a forward hook adds the low-rank part, per sequence, and
-    is removed on leaving, also after an error.
+    Nothing of the modules changes, and the hooks are removed on leaving, also after an error.
     """
     handles = []
     try:
-        for block, factors in zip(targets, update, strict=True):
-            for name, linear in block.items():
-                handles.append(linear.register_forward_hook(_adder(factors[name])))
+        for module, hook in hooks:
+            handles.append(module.register_forward_hook(hook))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _adder(factors: Factors) -> Hook:
-    def hook(_: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+def adder(factors: Factors) -> Hook:
+    """A hook that makes a linear map compute W'x, with the factors of each sequence."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         left, right, eta = factors
         return output + low_rank_update(args[0], left, right, scale=eta)
 
@@ -43,7 +43,7 @@ def _adder(factors: Factors) -> Hook:
 def clipped(targets: Targets, update: Update, limit: float) -> Update:
     """The update with every |dW|_F at most `limit` |W|_F, by shrinking its left factor."""
     return [
-        {name: _clip(linear, factors[name], limit) for name, linear in block.items()}
+        {name: _clip(block[name], f, limit) for name, f in factors.items()}
         for block, factors in zip(targets, update, strict=True)
     ]
 
@@ -55,8 +55,28 @@ def _clip(linear: nn.Linear, factors: Factors, limit: float) -> Factors:
 
 
 def merge(linear: nn.Linear, factors: Factors) -> torch.Tensor:
-    """W' [O, I] of a single sequence. Raises ValueError for a batch."""
+    """W' [O, I] of a single sequence, in W's dtype. Raises ValueError for a batch."""
     if factors.left_BOR.shape[0] != 1:
         raise ValueError(f"factors: found {factors.left_BOR.shape[0]} sequences; allowed: 1")
-    change = factors.left_BOR[0] @ factors.right_BIR[0].mT
-    return linear.weight - factors.eta / factors.left_BOR.shape[-1] * change
+    return (linear.weight + factors.change()[0]).to(linear.weight.dtype)
+
+
+@contextmanager
+def merged(targets: Targets, update: Update) -> Iterator[None]:
+    """Inside the context the weights are those of the single sequence of `update`, merged.
+
+    On leaving, also after an error, the weights are the very tensors they were before, bit for bit.
+    Raises ValueError for a batch.
+    """
+    before: list[tuple[nn.Linear, torch.Tensor]] = []
+    try:
+        for block, factors in zip(targets, update, strict=True):
+            for name, f in factors.items():
+                linear = block[name]
+                new = merge(linear, f).detach()
+                before.append((linear, linear.weight.data))
+                linear.weight.data = new
+        yield
+    finally:
+        for linear, weight in reversed(before):
+            linear.weight.data = weight

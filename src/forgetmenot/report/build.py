@@ -5,37 +5,58 @@ from pathlib import Path
 from typing import Any
 
 from forgetmenot import files
-from forgetmenot.report import claims, context, figures, page, render, results, tables
-from forgetmenot.report.spec import Claim, Column, Table
+from forgetmenot.report import (
+    claims,
+    context,
+    figures,
+    latex,
+    page,
+    published,
+    render,
+    results,
+    tables,
+    verdicts,
+)
+from forgetmenot.report.spec import Claim, Column, Table, listed
 
 
 def build(
-    spec: Mapping[str, Any], papers: Mapping[str, Any], out: Path, final: Path | None = None
-) -> list[Path]:
-    """Write the report of `spec` (the report stage's request) into `out`; returns its main files.
+    spec: Mapping[str, Any],
+    papers: Mapping[str, Any],
+    out: Path,
+    final: Path | None = None,
+    root: Path = Path(),
+) -> None:
+    """Write the report of `spec` (the report stage's request) into `out`.
 
     `papers` are the files of reports/papers/ by their stem. `final` is where `out` will lie in the
-    end, for relative links; by default `out` itself.
+    end, for relative links; by default `out` itself. The folders of results start from `root`.
     """
     wanted = [
         Table(**{**values, "columns": [Column(**c) for c in values["columns"]]})
         for values in spec["tables"]
     ]
-    contexts = sorted({n for table in wanted for n in table.contexts})
-    found = results.load(spec["results"], spec["trains"], contexts)
+    contexts = {n for table in wanted for n in table.contexts}
+    tested = [Claim(**values) for values in spec["claims"]]
+    contexts |= {n for claim in tested for n in claim.contexts}
+    tasks, trains = (
+        {key: str(root / folder) for key, folder in spec[kind].items()}
+        for kind in ("results", "trains")
+    )
+    found = results.load(tasks, trains, sorted(contexts))
     grids = []
     for table in wanted:
         grid = tables.build(table, spec["studies"], found)
         studies = list(dict.fromkeys(row.study for row in grid.rows))
         grid.notes += context.notes(table.paper, studies, spec, found)
-        if table.published and table.published not in papers:
-            grid.notes.append(f"reports/papers/{table.published}.yaml is missing.")
+        grid.anchors, missing = published.anchors(listed(table.published), papers)
+        grid.notes += missing
         render.write(grid, out / "tables")
         grids.append(grid)
-    verdicts = claims.judge([Claim(**values) for values in spec["claims"]], found)
-    claims.write(verdicts, out)
+    names = [grid.table.name for grid in grids]
+    files.write_text(out / "tables" / "all.tex", latex.document(names))
+    judged = claims.judge(tested, found)
+    verdicts.write(judged, claims.labels(spec["studies"]), out)
     drawn = figures.draw_all(spec["studies"], grids, found, out / "figures")
-    text = page.html(spec, papers, found, grids, drawn, verdicts, final or out)
+    text = page.render(spec, papers, found, grids, drawn, judged, final or out, root)
     files.write_text(out / "index.html", text)
-    made = [out / "index.html", out / "claims.md"]
-    return [*made, *(out / "tables" / f"{grid.table.name}.md" for grid in grids)]

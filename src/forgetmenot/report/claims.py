@@ -1,147 +1,175 @@
-"""Tests each claim on the results: supported, contradicted or undecided, with its effect."""
+"""Tests each claim on the results: supported, contradicted, undecided or not run."""
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from forgetmenot import files
-from forgetmenot.report.results import Result, Results, matches
-from forgetmenot.report.spec import Claim
-from forgetmenot.report.stats import Comparison, holm, paired, unpaired
+import numpy as np
+
+from forgetmenot.report import places
+from forgetmenot.report.results import TRAIN, Result, Results, pooled
+from forgetmenot.report.spec import Claim, listed
+from forgetmenot.report.stats import Comparison, Contrast, holm, paired, slope, unpaired
 
 ALPHA = 0.05
+NOT_RUN = "not run"
+COMPUTED = ("parameters", "state_bytes", "flops_per_token")  # exact: from the code of the models
 METHOD = (
-    "Effect: the difference that the claim favours, with a 95 % interval from a bootstrap that "
-    "draws seeds and sample ids, the same for both sides. Verdict: two-sided bootstrap p-value "
-    "against the margin, Holm-adjusted within a paper, at 5 %; intervals are not adjusted. Where a "
-    "metric is no mean over samples, a normal test on standard errors takes the bootstrap's "
-    "place. A claim of equality is supported if the whole interval lies within the margin. With "
-    "one seed a verdict is about these trained models, not about what training again would give; "
-    "with few seeds intervals are too narrow."
+    "A claim is a set of comparisons, one for each pair of models that it names. Effect: the "
+    "difference that the claim favours, with a 95 % interval from a bootstrap that draws seeds and "
+    "sample ids, the same for both sides. Verdict of a comparison: two-sided bootstrap p-value "
+    "against the margin, Holm-adjusted over all comparisons of a paper, at 5 %; intervals are not "
+    "adjusted. A claim is supported if all its comparisons are, contradicted if one is, not run if "
+    "none could be measured, else undecided. Where a metric is no mean over samples, a normal test "
+    "on standard errors takes the bootstrap's place; computed numbers are exact. A comparison for "
+    "equality is supported if the whole interval lies within the margin. With one seed a verdict "
+    "is about these trained models, not about what training again would give; with few seeds "
+    "intervals are too narrow."
 )
 
 
 @dataclass
-class Verdict:
-    """The outcome of one claim; `p_adjusted` is Holm's, within the claim's paper."""
+class Part:
+    """One comparison of a claim; `p_adjusted` is Holm's, within the claim's paper."""
 
-    claim: Claim
-    verdict: str = "no result"
+    better: str
+    worse: str
+    verdict: str = NOT_RUN
     reason: str = ""
     comparison: Comparison | None = None
     p_adjusted: float | None = None
     sources: list[Result] = field(default_factory=list)
 
 
+@dataclass
+class Verdict:
+    """The outcome of one claim and of its comparisons."""
+
+    claim: Claim
+    parts: list[Part]
+
+    @property
+    def verdict(self) -> str:
+        """supported, contradicted, undecided or not run."""
+        found = {part.verdict for part in self.parts}
+        if len(found) == 1:
+            return found.pop()
+        return "contradicted" if "contradicted" in found else "undecided"
+
+
 def judge(claims: Sequence[Claim], results: Results) -> list[Verdict]:
-    """Test every claim; those that could be measured share Holm's correction within their paper."""
-    verdicts = [_measure(claim, results) for claim in claims]
+    """Test every claim; all measured comparisons of a paper share Holm's correction."""
+    chosen = [_with_task(claim, results) for claim in claims]
+    verdicts = [
+        Verdict(claim, [_measure(claim, *pair, results) for pair in claim.pairs])
+        for claim in chosen
+    ]
     for paper in {claim.paper for claim in claims}:
-        family = [v for v in verdicts if v.claim.paper == paper and v.claim.kind == "greater"]
-        measured = [(v, v.comparison.p) for v in family if v.comparison]
+        family = [
+            part
+            for verdict in verdicts
+            if (verdict.claim.paper, verdict.claim.kind) == (paper, "greater")
+            for part in verdict.parts
+        ]
+        measured = [(part, part.comparison.p) for part in family if part.comparison]
         adjusted = holm([p for _, p in measured])
-        for (verdict, _), p in zip(measured, adjusted, strict=True):
-            verdict.p_adjusted = p
+        for (part, _), p in zip(measured, adjusted, strict=True):
+            part.p_adjusted = p
     for verdict in verdicts:
-        if verdict.comparison is not None:
-            _decide(verdict, verdict.comparison, results)
+        for part in verdict.parts:
+            if part.comparison is not None:
+                _decide(verdict.claim, part, part.comparison, results)
     return verdicts
 
 
-def _measure(claim: Claim, results: Results) -> Verdict:
+def _with_task(claim: Claim, results: Results) -> Claim:
+    """The claim on the first of its tasks that a model of its study was scored on."""
+    tasks = listed(claim.task)
+    scored = [t for t in tasks if any(results.get(claim.study, v, t) for v in claim.variants)]
+    return replace(claim, task=(scored or tasks)[0])
+
+
+def _measure(claim: Claim, better: str, worse: str, results: Results) -> Part:
     """Compare the two sides: paired over samples, or by ready numbers where there are none."""
-    verdict = Verdict(claim)
-    better = results.get(claim.study, claim.better, claim.task)
-    worse = results.get(claim.study, claim.worse, claim.task)
-    for variant, group in ((claim.better, better), (claim.worse, worse)):
+    part, task = Part(better, worse), listed(claim.task)[0]
+    groups = [results.get(claim.study, variant, task) for variant in (better, worse)]
+    for variant, group in zip((better, worse), groups, strict=True):
         if not group:
-            verdict.reason = f"{claim.study}/{variant}/{claim.task} has no result"
-    seeds = sorted({r.seed for r in better} & {r.seed for r in worse})
-    left = [result for result in better if result.seed in seeds]
-    right = [result for result in worse if result.seed in seeds]
-    verdict.sources = [*left, *(result for result in right if result not in left)]
+            part.reason = f"{claim.study}/{variant}/{task} has no result"
+    seeds = {r.seed for r in groups[0]} & {r.seed for r in groups[1]}
+    left, right = ([result for result in group if result.seed in seeds] for group in groups)
+    part.sources = [*left, *(result for result in right if result not in left)]
     if not seeds:
-        return verdict
-    sides = [
-        (left, claim.metric, claim.at),
-        (right, claim.worse_metric or claim.metric, {**claim.at, **claim.worse_at}),
+        part.reason = part.reason or "the two sides have no seed in common"
+        return part
+    try:
+        part.comparison = _compare(claim, left, right, results)
+    except ValueError as error:
+        part.reason = str(error)
+    return part
+
+
+def _compare(
+    claim: Claim, left: Sequence[Result], right: Sequence[Result], results: Results
+) -> Comparison:
+    """Raises ValueError, with the reason, where the results do not allow the comparison."""
+    at = places.resolve(claim.at, claim, left, results)
+    other_at = places.resolve({**claim.at, **claim.worse_at}, claim, right, results)
+    wanted = [
+        (left, claim.metric, at),
+        (right, claim.worse_metric or claim.metric, other_at),
     ]
-    if not claim.higher_is_better:
-        sides.reverse()
-    null = claim.margin if claim.kind == "greater" else 0.0
-    scores = [[result.scores(metric, at) for result in group] for group, metric, at in sides]
-    ready = [_ready(*side) for side in sides]
-    if all(all(side) for side in scores):
-        try:
-            verdict.comparison = paired(scores[0], scores[1], null)
-        except ValueError as error:
-            verdict.reason = str(error)
-    elif ready[0] and ready[1]:
-        verdict.comparison = unpaired(ready[0][:2], ready[1][:2], null, ready[0][2])
-    else:
-        verdict.reason = "a side has neither samples nor numbers with standard errors at these axes"
-    return verdict
-
-
-def _ready(
-    group: Sequence[Result], metric: str, at: Mapping[str, Any]
-) -> tuple[list[float], list[float], int] | None:
-    """Value and standard error of each seed, means over the entries at `at`, and how many samples.
-
-    None if a seed has no such entry. Entries of different axis values have samples of their own.
-    """
-    values, errors, n = [], [], 0
-    for result in group:
-        entries = [
-            entry
-            for entry in result.metrics
-            if entry["metric"] == metric
-            and matches(entry.get("at", {}), at)
-            and None not in (entry["value"], entry.get("stderr"))
+    sign = 1.0 if claim.higher_is_better else -1.0
+    contrast = Contrast((sign, -sign), claim.relative)
+    if claim.trend:
+        steps = places.common(claim.trend, wanted)
+        weights = sign * slope([np.log2(1 + float(step)) for step in steps])
+        contrast = Contrast((*weights, *-weights))
+        wanted = [
+            (group, metric, {**there, claim.trend: step})
+            for group, metric, there in wanted
+            for step in steps
         ]
-        if not entries:
-            return None
-        values.append(statistics.fmean(entry["value"] for entry in entries))
-        errors.append(math.hypot(*(entry["stderr"] for entry in entries)) / len(entries))
-        n = sum(entry["n"] for entry in entries)
-    return values, errors, n
+    null = claim.margin if claim.kind == "greater" else 0.0
+    scores = [[result.scores(metric, there) for result in group] for group, metric, there in wanted]
+    if all(all(side) for side in scores):
+        return paired(scores, null, contrast)
+    computed = claim.task == TRAIN and claim.metric in COMPUTED
+    ready = [side for place in wanted if (side := pooled(*place, computed)) is not None]
+    if len(ready) < len(wanted):
+        raise ValueError(
+            f"a side has neither samples nor {claim.metric} with standard errors at these axes"
+        )
+    values, errors, counts = zip(*ready, strict=True)
+    return unpaired(values, errors, null, counts[0] // len(left), contrast)
 
 
-def _decide(verdict: Verdict, comparison: Comparison, results: Results) -> None:
-    claim = verdict.claim
+def _decide(claim: Claim, part: Part, comparison: Comparison, results: Results) -> None:
+    part.reason = _unlearned(claim, results) or _unmatched(claim, part, results)
+    part.verdict = "undecided"
+    if part.reason:
+        return
     if claim.kind == "equal":
         # Equality is an interval wholly inside the margin; no p-value, so no share in Holm's.
         if -claim.margin < comparison.low and comparison.high < claim.margin:
-            verdict.verdict = "supported"
+            part.verdict = "supported"
         elif comparison.low > claim.margin or comparison.high < -claim.margin:
-            verdict.verdict = "contradicted"
-        else:
-            verdict.verdict = "undecided"
-        return
-    verdict.reason = _unlearned(claim, results)
-    if verdict.reason or verdict.p_adjusted is None or verdict.p_adjusted >= ALPHA:
-        verdict.verdict = "undecided"
-    else:
-        verdict.verdict = "supported" if comparison.effect > claim.margin else "contradicted"
+            part.verdict = "contradicted"
+    elif part.p_adjusted is not None and part.p_adjusted < ALPHA:
+        part.verdict = "supported" if comparison.effect > claim.margin else "contradicted"
 
 
 def _unlearned(claim: Claim, results: Results) -> str:
-    """Why the task says nothing about forgetting: its control did not learn it. Empty if it did."""
+    """Why the task says nothing about forgetting: its control did not learn it. Empty if it did.
+
+    A control is asked where it can show that: wherever its own numbers are, not beyond a window.
+    """
     if claim.control is None:
         return ""
-    group = results.get(claim.study, claim.control, claim.task)
-    entries = [
-        entry["value"]
-        for result in group
-        for entry in result.metrics
-        if entry["metric"] == claim.metric
-        and matches(entry.get("at", {}), claim.at)
-        and entry["value"] is not None
-    ]
-    reached = sum(entries) / len(entries) if entries else None
+    group = results.get(claim.study, claim.control, listed(claim.task)[0])
+    at = {key: value for key, value in claim.at.items() if not places.is_relative(value)}
+    found = pooled(group, claim.metric, at, computed=True) if group else None
+    reached = None if found is None else sum(found[0]) / len(found[0])
     if reached is not None and reached >= claim.control_above:
         return ""
     had = "has no result" if reached is None else f"reached {reached:.3g}"
@@ -151,51 +179,30 @@ def _unlearned(claim: Claim, results: Results) -> str:
     )
 
 
-def markdown(verdicts: Sequence[Verdict]) -> str:
-    """A Markdown table of the verdicts, with the method and the notes below."""
-    lines = [
-        "## Claims",
-        "",
-        "| claim | verdict | effect [95 %] | p (Holm) | samples x seeds |",
-        "| --- | --- | ---: | ---: | ---: |",
+def _unmatched(claim: Claim, part: Part, results: Results) -> str:
+    """Why the sides are not comparable: they differ in what must be equal. Empty if they do not."""
+    if not claim.matched:
+        return ""
+    groups = [
+        results.get(claim.study, name, listed(claim.task)[0]) for name in (part.better, part.worse)
     ]
-    for v in verdicts:
-        effect, p, size = numbers(v)
-        lines.append(f"| {v.claim.id}: {v.claim.text} | {v.verdict} | {effect} | {p} | {size} |")
-    notes = [
-        f"- {v.claim.id}: {text}"
-        for v in verdicts
-        for text in (f"source: {v.claim.source}", v.reason, v.claim.note)
-        if text
-    ]
-    return "\n".join([*lines, "", METHOD, "", *notes]) + "\n"
+    found = [pooled(group, claim.matched, claim.at, computed=True) for group in groups]
+    means = [None if side is None else sum(side[0]) / len(side[0]) for side in found]
+    if None in means:
+        return f"no {claim.matched} to match the two sides by"
+    left, right = (mean for mean in means if mean is not None)
+    if abs(left - right) <= claim.matched_within:
+        return ""
+    return (
+        f"{claim.matched} differs: {left:.3g} and {right:.3g} (at most {claim.matched_within:g} "
+        "apart is needed)"
+    )
 
 
-def numbers(verdict: Verdict) -> tuple[str, str, str]:
-    """Effect with interval, adjusted p-value, and sample and seed counts, as text."""
-    c = verdict.comparison
-    if c is None:
-        return "-", "-", "-"
-    p = "-" if verdict.p_adjusted is None else f"{verdict.p_adjusted:.2g}"
-    return f"{c.effect:+.3f} [{c.low:+.3f}, {c.high:+.3f}]", p, f"{c.samples} x {c.seeds}"
-
-
-def as_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """Verdicts as plain data: the claim as configured, the numbers, and the manifests used."""
-    return [
-        {
-            **asdict(v.claim),
-            "verdict": v.verdict,
-            "reason": v.reason,
-            "comparison": None if v.comparison is None else asdict(v.comparison),
-            "p_adjusted": v.p_adjusted,
-            "manifests": [(s.directory / "manifest.json").as_posix() for s in v.sources],
-        }
-        for v in verdicts
-    ]
-
-
-def write(verdicts: Sequence[Verdict], folder: Path) -> None:
-    """Write claims.md and claims.json into `folder`."""
-    files.write_text(folder / "claims.md", markdown(verdicts))
-    files.write_json(folder / "claims.json", as_json(verdicts))
+def labels(studies: Mapping[str, Any]) -> dict[str, str]:
+    """Every variant's name in tables."""
+    return {
+        variant["name"]: variant.get("label") or variant["name"]
+        for study in studies.values()
+        for variant in study["variants"]
+    }

@@ -1,50 +1,57 @@
 """The report's page: one HTML file that opens offline, with every image inside it."""
 
 import base64
+import json
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from forgetmenot.report import claims, render, template
+from forgetmenot.report import claims, dag, html, verdicts
 from forgetmenot.report.claims import Verdict
 from forgetmenot.report.figures.style import Drawn
-from forgetmenot.report.results import Result, Results
+from forgetmenot.report.results import TRAIN, Result, Results
 from forgetmenot.report.tables import Grid
 
 
-def html(
+def render(
     spec: Mapping[str, Any],
     papers: Mapping[str, Any],
     results: Results,
     grids: Sequence[Grid],
     figures: Sequence[Drawn],
-    verdicts: Sequence[Verdict],
+    judged: Sequence[Verdict],
     out: Path,
+    root: Path,
 ) -> str:
-    """Render the page of a report that will lie in `out`: links to manifests start from there."""
-    import jinja2
+    """Render the page of a report that will lie in `out`: links to manifests start from there.
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    `root` is the folder that the paths in the manifests start from.
+    """
+    labels = claims.labels(spec["studies"])
+    text: str = (
+        html.environment()
+        .get_template("page")
+        .render(
+            spec=spec,
+            papers=papers,
+            grids=grids,
+            figures=figures,
+            verdicts=[(v, verdicts.lines(v, labels)) for v in judged],
+            claim_name=verdicts.name,
+            claim_source=verdicts.source,
+            claim_method=claims.METHOD,
+            data_uri=data_uri,
+            dag=dag.svg(spec["studies"], results, root),
+            training=[_training(name, study, results) for name, study in spec["studies"].items()],
+            environment=_environment(results),
+            limits=_limits(spec, papers),
+            missing=results.missing,
+            runs=_runs(results, out),
+        )
     )
-    return environment.from_string(template.PAGE).render(
-        spec=spec,
-        style=template.STYLE,
-        papers=papers,
-        grids=grids,
-        figures=figures,
-        verdicts=verdicts,
-        claim_numbers=claims.numbers,
-        claim_method=claims.METHOD,
-        number=render.number,
-        data_uri=data_uri,
-        training=[_training(name, study) for name, study in spec["studies"].items()],
-        environment=_environment(results),
-        limits=_limits(spec, papers),
-        missing=results.missing,
-        runs=_runs(results, out),
-    )
+    return text
 
 
 def data_uri(png: bytes) -> str:
@@ -52,10 +59,13 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _training(name: str, study: Mapping[str, Any]) -> dict[str, Any]:
-    lines = [f"Data: {_plain(dataset)}" for dataset in study.get("data") or []]
+def _training(name: str, study: Mapping[str, Any], results: Results) -> dict[str, Any]:
+    lines = [_effort(name, study, results)]
+    lines += [f"Data: {_plain(dataset)}" for dataset in study.get("data") or []]
     if study.get("train"):
         lines.append(f"Training: {_plain(study['train'])}")
+    for variant, changes in (study.get("train_overrides") or {}).items():
+        lines.append(f"Training of {variant} differs: {_plain(changes)}")
     for variant, source in (study.get("released") or {}).items():
         lines.append(f"Weights of {variant}, trained by others: {_plain(source)}")
     if study.get("size"):
@@ -64,6 +74,26 @@ def _training(name: str, study: Mapping[str, Any]) -> dict[str, Any]:
     lines += [f"Deviation: {deviation}" for deviation in study.get("deviations") or []]
     variants = [{"label": "", "description": "", **variant} for variant in study["variants"]]
     return {"title": study.get("title") or name, "lines": lines, "variants": variants}
+
+
+def _effort(name: str, study: Mapping[str, Any], results: Results) -> str:
+    """How many models were trained here, with how many tokens, for how long, on what."""
+    trained = [
+        result
+        for variant in study["variants"]
+        for result in results.get(name, variant["name"], TRAIN)
+        if not result.untrained
+    ]
+    if not trained:
+        return "Nothing was trained here."
+    tokens = [m["value"] for r in trained for m in r.metrics if m["metric"] == "tokens"]
+    minutes = [float(result.manifest.get("wall_seconds") or 0) / 60 for result in trained]
+    devices = sorted({str(result.manifest.get("device", "unknown")) for result in trained})
+    return (
+        f"{len(trained)} models trained: {statistics.median(tokens) / 1e6:.3g} million tokens each "
+        f"(median), {statistics.median(minutes):.1f} minutes each (median), {sum(minutes):.0f} "
+        f"minutes in all, on {', '.join(devices)}"
+    )
 
 
 def _plain(value: Any) -> str:
@@ -106,32 +136,34 @@ def _limits(spec: Mapping[str, Any], papers: Mapping[str, Any]) -> list[str]:
 
 
 def _runs(results: Results, out: Path) -> list[dict[str, Any]]:
-    """One line a result; the first seed of a variant and task carries the anchor."""
-    lines, seen = [], set()
+    """One entry a model and task: its seeds, each with its manifest, and what they were asked."""
+    groups: dict[str, list[Result]] = {}
     for result in results.all():
-        manifest = result.manifest
-        lines.append(
-            {
-                "anchor": "" if result.anchor in seen else result.anchor,
-                "name": f"{result.study}/{result.variant}/{result.task}",
-                "seed": result.seed,
-                "seconds": _seconds(manifest),
-                "finished": str(manifest.get("finished", ""))[:16].replace("T", " "),
-                "device": manifest.get("device", "unknown"),
-                "commit": _commit(manifest),
-                "code": str(manifest.get("code", ""))[:10],
-                "manifest": link(result, out),
-            }
-        )
-        seen.add(result.anchor)
-    return lines
+        groups.setdefault(result.anchor, []).append(result)
+    return [
+        {
+            "anchor": anchor,
+            "name": f"{group[0].study}/{group[0].variant}/{group[0].task}",
+            "asked": json.dumps(group[0].manifest.get("spec"), indent=1, sort_keys=True),
+            "inputs": [
+                f"{name}: {entry.get('id', '')[:16]}"
+                for name, entry in sorted(group[0].manifest.get("inputs", {}).items())
+            ],
+            "seeds": [_run(result, out) for result in group],
+        }
+        for anchor, group in groups.items()
+    ]
 
 
-def _seconds(manifest: Mapping[str, Any]) -> str:
+def _run(result: Result, out: Path) -> dict[str, Any]:
+    manifest = result.manifest
     seconds = manifest.get("wall_seconds")
-    return "" if seconds is None else f"{seconds:.1f}"
-
-
-def link(result: Result, out: Path) -> str:
-    """Relative address of a result's manifest from the report's folder."""
-    return Path(os.path.relpath(result.directory / "manifest.json", out)).as_posix()
+    return {
+        "seed": result.seed,
+        "seconds": "" if seconds is None else f"{seconds:.1f}",
+        "finished": str(manifest.get("finished", ""))[:16].replace("T", " "),
+        "device": manifest.get("device", "unknown"),
+        "commit": _commit(manifest),
+        "code": str(manifest.get("code", ""))[:10],
+        "manifest": Path(os.path.relpath(result.directory / "manifest.json", out)).as_posix(),
+    }

@@ -1,47 +1,45 @@
-"""Writes a table as Markdown, CSV (long form, full precision) and LaTeX (booktabs)."""
+"""Writes a table as Markdown, CSV (long form, full precision), LaTeX and HTML."""
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from forgetmenot import files
-from forgetmenot.report.tables import Cell, Grid, Head, Row
+from forgetmenot.report import html, latex
+from forgetmenot.report.published import Anchor
+from forgetmenot.report.tables import Cell, Grid, Head, Row, number
 
-EMPTY = "-"
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-} | {character: f"\\{character}" for character in "&%$#_{}"}
-
-
-def number(cell: Cell, head: Head) -> tuple[str, str]:
-    """The formatted value and its interval in brackets, empty where there is none to be seen."""
-    if cell.estimate is None:
-        return cell.text or EMPTY, ""
-    factor, form = head.column.factor, head.column.format
-    value = format(cell.estimate.value * factor, form)
-    if cell.estimate.low is None or cell.estimate.high is None:
-        return value, ""
-    low, high = (format(end * factor, form) for end in (cell.estimate.low, cell.estimate.high))
-    return value, "" if low == value == high else f"[{low}, {high}]"
+PUBLISHED = "Published by others (their models, data and sizes; not comparable with ours)"
+ENDS = ("md", "csv", "tex", "html")
 
 
 def markdown(grid: Grid) -> str:
-    """GitHub Markdown: heading, caption, table, notes."""
+    """GitHub Markdown: heading, caption, table, notes, and apart what others published."""
 
     def text(cell: Cell, head: Head) -> str:
         value, interval = number(cell, head)
-        return " ".join(filter(None, [f"**{value}**" if cell.best else value, interval]))
+        marked = {"best": f"**{value}**", "second": f"<u>{value}</u>"}.get(cell.mark, value)
+        return " ".join(filter(None, [marked, interval]))
 
-    lines = [["model", *(head.text for head in grid.heads)]]
-    lines.append(["---"] + ["---:"] * len(grid.heads))
+    rows = [["model", *(head.text for head in grid.heads)]]
     for row, cells in zip(grid.rows, grid.cells, strict=True):
         pairs = zip(cells, grid.heads, strict=True)
-        lines.append([row_label(row), *(text(*pair) for pair in pairs)])
-    body = ["| " + " | ".join(c.replace("|", r"\|") for c in line) + " |" for line in lines]
+        rows.append([row_label(row), *(text(*pair) for pair in pairs)])
     head = [f"## {grid.table.title}", "", grid.table.caption, ""]
-    return "\n".join([*head, *body, "", *(f"- {note}" for note in grid.notes)]) + "\n"
+    notes = [f"- {note}" for note in grid.notes]
+    others = [line for anchor in grid.anchors for line in _anchor(anchor)]
+    return "\n".join([*head, *_table(rows), "", *notes, *others]) + "\n"
+
+
+def _anchor(anchor: Anchor) -> list[str]:
+    words = f"{anchor.title}. Source: {anchor.source}. {anchor.conditions}"
+    return ["", f"### {PUBLISHED}", "", words, "", *_table([anchor.header, *anchor.rows])]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    whole = [rows[0], ["---"] + ["---:"] * (len(rows[0]) - 1), *rows[1:]]
+    return ["| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in whole]
 
 
 def csv_text(grid: Grid) -> str:
@@ -49,7 +47,7 @@ def csv_text(grid: Grid) -> str:
     names = ["study", "variant", "label", "task", "metric", "at", "value", "low", "high", "n"]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*names, "seeds", "interval", "manifests"])
+    writer.writerow([*names, "seeds", "interval", "mark", "manifests"])
     for row, cells in zip(grid.rows, grid.cells, strict=True):
         for head, cell in zip(grid.heads, cells, strict=True):
             if not cell.sources:
@@ -63,41 +61,8 @@ def csv_text(grid: Grid) -> str:
                 if e
                 else [cell.text, None, None, None, len(cell.sources), "none"]
             )
-            writer.writerow([*place, *numbers, manifests])
+            writer.writerow([*place, *numbers, cell.mark, manifests])
     return buffer.getvalue()
-
-
-def latex(grid: Grid) -> str:
-    """A booktabs table environment; needs only the booktabs package."""
-
-    def text(cell: Cell, head: Head) -> str:
-        value, interval = number(cell, head)
-        shown = escape(value)
-        shown = rf"\textbf{{{shown}}}" if cell.best else shown
-        return shown + (rf" {{\scriptsize {escape(interval)}}}" if interval else "")
-
-    lines = [" & ".join(["model", *(escape(head.text) for head in grid.heads)]) + r" \\"]
-    lines.append(r"\midrule")
-    for row, cells in zip(grid.rows, grid.cells, strict=True):
-        label = escape(row_label(row))
-        pairs = zip(cells, grid.heads, strict=True)
-        lines.append(" & ".join([label, *(text(*pair) for pair in pairs)]) + r" \\")
-    caption = escape(f"{grid.table.title}. {grid.table.caption} {' '.join(grid.notes)}".strip())
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{caption}}}",
-            rf"\label{{tab:{grid.table.name}}}",
-            rf"\begin{{tabular}}{{l{'r' * len(grid.heads)}}}",
-            r"\toprule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
 
 
 def row_label(row: Row) -> str:
@@ -105,13 +70,8 @@ def row_label(row: Row) -> str:
     return f"{row.label} ({row.group})" if row.group else row.label
 
 
-def escape(text: str) -> str:
-    """Text with LaTeX's special characters made harmless."""
-    return "".join(_TEX.get(character, character) for character in text)
-
-
 def write(grid: Grid, folder: Path) -> None:
-    """Write <name>.md, .csv and .tex into `folder`."""
-    files.write_text(folder / f"{grid.table.name}.md", markdown(grid))
-    files.write_text(folder / f"{grid.table.name}.csv", csv_text(grid))
-    files.write_text(folder / f"{grid.table.name}.tex", latex(grid))
+    """Write <name>.md, .csv, .tex and .html into `folder`."""
+    texts = (markdown(grid), csv_text(grid), latex.table(grid), html.table(grid))
+    for end, text in zip(ENDS, texts, strict=True):
+        files.write_text(folder / f"{grid.table.name}.{end}", text)

@@ -6,22 +6,35 @@ report and is never passed over silently.
 
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from forgetmenot.report import training
+from forgetmenot.report.lines import read_lines
 from forgetmenot.report.stats import Scores
 
 TRAIN = "train"
 
 
+@dataclass(frozen=True)
+class Above:
+    """All axis values above a limit, where a list of values may stand."""
+
+    limit: float
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int | float) and value > self.limit
+
+
 def matches(at: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether the axis values `at` agree with every wanted value (a list: any of its values)."""
+    """Whether the axis values `at` agree with every wanted value (several: any of them)."""
     return all(
-        key in at and (at[key] in value if isinstance(value, list) else at[key] == value)
+        key in at and (at[key] in value if isinstance(value, list | Above) else at[key] == value)
         for key, value in wanted.items()
     )
 
@@ -37,6 +50,8 @@ class Result:
     directory: Path
     metrics: list[dict[str, Any]]
     manifest: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)  # what was scored, beyond the axes
+    skips: list[dict[str, Any]] = field(default_factory=list)  # what was not: its axes, and why
 
     @property
     def untrained(self) -> bool:
@@ -49,8 +64,13 @@ class Result:
         return f"run-{self.study}-{self.variant}-{self.task}"
 
     @cached_property
-    def _samples(self) -> list[dict[str, Any]]:
-        return read_lines(self.directory / "samples.jsonl")
+    def _samples(self) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """The lines by their axis values, so that these are compared once for many lines."""
+        found: dict[tuple[Any, ...], tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+        for line in read_lines(self.directory / "samples.jsonl"):
+            at = _axes(line)
+            found.setdefault(tuple(at.items()), (at, []))[1].append(line)
+        return list(found.values())
 
     def scores(self, metric: str, at: Mapping[str, Any]) -> Scores:
         """Sums and counts of `metric` by independent sample, where the axes agree with `at`.
@@ -58,8 +78,9 @@ class Result:
         The independent sample is the line's `cluster` (questions of one prompt, say), else its id.
         """
         found: Scores = {}
-        for line in self._samples:
-            if line.get(metric) is None or not matches(line.get("at", {}), at):
+        chosen = (lines for place, lines in self._samples if matches(place, at))
+        for line in chain.from_iterable(chosen):
+            if line.get(metric) is None:
                 continue
             # The same id at another axis value is another measurement of the same thing, so it
             # stays together with it: the bootstrap draws ids.
@@ -85,11 +106,13 @@ class Results:
         return [result for group in self.found.values() for result in group]
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """JSON lines of a file; a missing file has none."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+def _axes(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample's axis values; with those of a needle also its distance from the end, in tokens."""
+    at = dict(line.get("at", {}))
+    if {"length", "depth"} <= set(at) and "distance" not in at:
+        tokens = line.get("tokens") or at["length"]
+        at["distance"] = round(tokens * (100 - at["depth"]) / 100)
+    return at
 
 
 def load(
@@ -108,15 +131,16 @@ def load(
         try:
             manifest = json.loads((directory / "manifest.json").read_text())
             if task == TRAIN:
-                trained = manifest.get("stage") == TRAIN
-                metrics = training.metrics(directory, trained, contexts)
+                found: dict[str, Any] = {"metrics": training.metrics(directory, manifest, contexts)}
             else:
-                metrics = json.loads((directory / "results.json").read_text())["metrics"]
+                found = json.loads((directory / "results.json").read_text())
+            metrics, about = found["metrics"], found.get("about") or {}
         except (OSError, ValueError, KeyError) as error:
             results.missing.append(f"{key}: {describe(error, directory)}")
             continue
         number = int(seed.removeprefix("seed"))
-        result = Result(study, variant, number, task, directory, metrics, manifest)
+        skips = found.get("skipped") or []
+        result = Result(study, variant, number, task, directory, metrics, manifest, about, skips)
         results.found.setdefault((study, variant, task), []).append(result)
     return results
 
@@ -129,14 +153,22 @@ def describe(error: Exception, directory: Path) -> str:
 
 
 def axis_values(results: list["Result"], metric: str, axis: str) -> list[Any]:
-    """Every value that `axis` takes for `metric`, sorted, numbers before texts."""
+    """Every value that `axis` takes for `metric` or where it was skipped, numbers before texts."""
     found = {
         entry["at"][axis]
         for result in results
-        for entry in result.metrics
-        if entry["metric"] == metric and axis in entry.get("at", {})
+        for entry in [*result.metrics, *result.skips]
+        if entry.get("metric", metric) == metric and axis in entry.get("at", {})
     }
     return sorted(found, key=lambda v: (isinstance(v, str), v))
+
+
+def skipped(group: list[Result], at: Mapping[str, Any]) -> str:
+    """Why nothing was scored at `at`; empty if something was, or nobody says."""
+    reasons = {
+        skip["reason"] for result in group for skip in result.skips if matches(at, skip["at"])
+    }
+    return "; ".join(sorted(reasons))
 
 
 def text(group: list[Result], metric: str, at: Mapping[str, Any]) -> str:
@@ -148,6 +180,33 @@ def text(group: list[Result], metric: str, at: Mapping[str, Any]) -> str:
         if entry["metric"] == metric and entry.get("at", {}) == dict(at)
     }
     return ", ".join(sorted(value for value in found if isinstance(value, str)))
+
+
+def pooled(
+    group: Sequence[Result], metric: str, at: Mapping[str, Any], computed: bool = False
+) -> tuple[list[float], list[float], int] | None:
+    """Value and standard error of each seed, means over the entries at `at`, and how many samples.
+
+    None if a seed has no such entry with an error; `computed` numbers need none. Entries of
+    different axis values have samples of their own.
+    """
+    found, errors, n = [], [], 0
+    for result in group:
+        entries = [
+            entry
+            for entry in result.metrics
+            if entry["metric"] == metric
+            and matches(entry.get("at", {}), at)
+            and isinstance(entry["value"], int | float)
+            and (computed or entry.get("stderr") is not None)
+        ]
+        if not entries:
+            return None
+        spread = [entry.get("stderr") or 0.0 for entry in entries]
+        found.append(statistics.fmean(entry["value"] for entry in entries))
+        errors.append(math.hypot(*spread) / len(entries))
+        n += sum(entry["n"] for entry in entries)
+    return found, errors, n
 
 
 def values(

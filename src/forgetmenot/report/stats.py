@@ -126,42 +126,96 @@ class Comparison:
     seeds: int
 
 
-def paired(better: Sequence[Scores], worse: Sequence[Scores], null: float) -> Comparison:
-    """Compare two sides over their common sample ids, seeds paired by position.
+@dataclass(frozen=True)
+class Contrast:
+    """What is compared: a weighted sum of means, or one mean as a share of another.
 
-    The p-value is twice the smaller share of bootstrap differences on either side of `null`.
-    Raises ValueError if the sides have no sample in common.
+    With `relative` there are two means, and the value is weights[0] * (first / second - 1).
     """
-    common = set.intersection(*(set(scores) for scores in [*better, *worse]))
-    if not common:
-        raise ValueError("the two sides have no sample in common")
-    left = [{i: scores[i] for i in common} for scores in better]
-    right = [{i: scores[i] for i in common} for scores in worse]
-    draws = np.subtract(*_draw_means([left, right], np.random.default_rng(0)))
-    return _compare(_mean(left) - _mean(right), draws, null, len(common), len(left))
+
+    weights: tuple[float, ...]
+    relative: bool = False
+
+    def value(self, means_KX: np.ndarray) -> np.ndarray:
+        """The contrast of K means, over any further axis X."""
+        if self.relative:
+            return np.asarray(self.weights[0] * (means_KX[0] / means_KX[1] - 1))
+        return np.tensordot(np.array(self.weights), means_KX, 1)
+
+    def gradient(self, means_K: np.ndarray) -> np.ndarray:
+        """Derivative of the contrast by each mean."""
+        if self.relative:
+            first, second = means_K
+            return self.weights[0] * np.array([1 / second, -first / second**2])
+        return np.array(self.weights)
+
+
+DIFFERENCE = Contrast((1.0, -1.0))
+
+
+def slope(x: Sequence[float]) -> np.ndarray:
+    """Weights whose sum over values at `x` is the slope of the least-squares line through them.
+
+    Raises ValueError with fewer than two different `x`.
+    """
+    centred = np.array(x, dtype=float) - np.mean(x)
+    if not centred.any():
+        raise ValueError(f"a trend needs two places or more; found {len(x)}")
+    return np.asarray(centred / (centred**2).sum())
+
+
+def paired(
+    sides: Sequence[Sequence[Scores]], null: float, contrast: Contrast = DIFFERENCE
+) -> Comparison:
+    """Compare sides by their scores, seeds paired by position, samples by their ids.
+
+    `sides` has as many entries as the contrast has weights: the favoured side at each place, then
+    the other side at each place; a place counts the samples that both sides have there. The
+    p-value is twice the smaller share of bootstrap contrasts on either side of `null`. Raises
+    ValueError if the two sides of a place have no sample in common.
+    """
+    half = len(sides) // 2
+    kept: list[list[Scores]] = [[] for _ in sides]
+    ids: set[str] = set()
+    for place in range(half):
+        both = (place, place + half)
+        common = set.intersection(*(set(scores) for n in both for scores in sides[n]))
+        if not common:
+            raise ValueError("the two sides have no sample in common")
+        ids |= common
+        for n in both:
+            kept[n] = [{i: scores[i] for i in common} for scores in sides[n]]
+    draws = contrast.value(np.array(_draw_means(kept, np.random.default_rng(0))))
+    effect = float(contrast.value(np.array([_mean(side) for side in kept])))
+    return _compare(effect, draws, null, len(ids), len(sides[0]))
 
 
 def unpaired(
-    better: tuple[Sequence[float], Sequence[float]],
-    worse: tuple[Sequence[float], Sequence[float]],
+    values: Sequence[Sequence[float]],
+    errors: Sequence[Sequence[float]],
     null: float,
     samples: int,
+    contrast: Contrast = DIFFERENCE,
 ) -> Comparison:
-    """Compare two sides by (value, standard error) of each seed, with a normal interval.
+    """Compare sides by (value, standard error) of each seed, with a normal interval.
 
-    For metrics that are no mean over samples. The errors of the two sides are taken as
-    independent, which is too wide, never too narrow, where both saw the same samples.
+    For metrics that are no mean over samples. The errors of the sides are taken as independent,
+    which is too wide, never too narrow, where both saw the same samples. Without any error and
+    spread (computed numbers) the p-value is 0 or, at `null` itself, 1.
     """
-    effect = float(np.mean(better[0]) - np.mean(worse[0]))
-    variance = 0.0
-    for values, errors in (better, worse):
-        variance += float(np.mean(np.square(errors)))
-        variance += float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0
+    value_KS, error_KS = np.array(values, dtype=float), np.array(errors, dtype=float)
+    means_K = value_KS.mean(1)
+    effect = float(contrast.value(means_K))
+    gradient_K = contrast.gradient(means_K)
+    variance = float((gradient_K**2 * (error_KS**2).mean(1)).sum())
+    seeds = value_KS.shape[1]
+    if seeds > 1:
+        variance += float((gradient_K**2 * value_KS.var(1, ddof=1)).sum()) / seeds
     error = math.sqrt(variance)
     distance = abs(effect - null)
     p = math.erfc(distance / error / math.sqrt(2)) if error else float(distance == 0)
     half = NORMAL_QUANTILE * error
-    return Comparison(effect, effect - half, effect + half, p, samples, len(better[0]))
+    return Comparison(effect, effect - half, effect + half, p, samples, seeds)
 
 
 def _compare(effect: float, draws: np.ndarray, null: float, samples: int, seeds: int) -> Comparison:

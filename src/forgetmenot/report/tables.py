@@ -1,25 +1,31 @@
 """Builds a table: one row for each variant, one cell for each metric and axis value."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from forgetmenot.report.results import TRAIN, Result, Results, axis_values, text, values
-from forgetmenot.report.spec import Column, Table
-from forgetmenot.report.stats import Estimate, mean_of_samples, mean_of_values
+from forgetmenot.report.estimate import MARKS, Evidence, estimate, gather, marks
+from forgetmenot.report.published import Anchor
+from forgetmenot.report.results import TRAIN, Result, Results, axis_values, skipped, text
+from forgetmenot.report.spec import LONGEST, Column, Table
+from forgetmenot.report.stats import Estimate
+
+EMPTY = "-"
 
 
 @dataclass
 class Cell:
-    """One number with its interval, the results it comes from, and whether it is marked best.
+    """One number with its interval, the results it comes from, and its mark (best or second).
 
     `text` stands instead of a number where the metric is a text.
     """
 
     estimate: Estimate | None
     sources: list[Result]
-    best: bool = False
+    mark: str = ""
     text: str = ""
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Grid:
     heads: list[Head]
     cells: list[list[Cell]]
     notes: list[str] = field(default_factory=list)
+    anchors: list[Anchor] = field(default_factory=list)  # what others published, kept apart
 
 
 def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
@@ -73,33 +80,51 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
         for head in heads:
             sources = results.get(row.study, row.variant, head.task)
             at = {**head.at, **row.at}
-            shown = text(sources, head.column.metric, at)
-            estimate = cell_estimate(sources, head.column.metric, at)
+            reason = skipped(sources, at)
+            shown = text(sources, head.column.metric, at) or ("skipped" if reason else "")
+            evidence = gather(sources, head.column.metric, at, head.column.pool)
+            number = estimate(evidence) if evidence else None
             planned = len(studies[row.study]["seeds"])
-            whole = shown or (estimate is not None and estimate.seeds >= planned)
-            if not whole and not head.column.optional:
-                missing.append(_lack(row, head, estimate, planned, sources))
-            line.append(Cell(estimate, sources if shown or estimate else [], text=shown))
+            whole = shown or (number is not None and number.seeds >= planned)
+            if reason:
+                missing.append(f"{head.text or head.task}: skipped: {reason}.")
+            elif not whole and not head.column.optional:
+                missing.append(_lack(row, head, number, planned, sources))
+            used = sources if shown or number else []
+            line.append(Cell(number, used, text=shown, evidence=evidence))
         cells.append(line)
     rows, cells = _ordered(table, rows, heads, cells)
     for group in dict.fromkeys(row.group for row in rows):
         lines = [line for row, line in zip(rows, cells, strict=True) if row.group == group]
         for index, head in enumerate(heads):
-            _mark_best([line[index] for line in lines], head.column.better)
+            _mark([line[index] for line in lines], head.column.better)
     if not rows:
         missing.append(f"No study of this scale has {table.study or table.task!r}: an empty table.")
     lacks = _shorten(list(dict.fromkeys(missing)))
-    return Grid(table, rows, heads, cells, [*table.notes, *lacks, *_method(cells)])
+    notes = [*table.notes, *_about(cells), *lacks, *_method(cells)]
+    return Grid(table, rows, heads, cells, notes)
+
+
+def number(cell: Cell, head: Head) -> tuple[str, str]:
+    """The formatted value and its interval in brackets, empty where there is none to be seen."""
+    if cell.estimate is None:
+        return cell.text or EMPTY, ""
+    factor, form = head.column.factor, head.column.format
+    value = format(cell.estimate.value * factor, form)
+    if cell.estimate.low is None or cell.estimate.high is None:
+        return value, ""
+    low, high = (format(end * factor, form) for end in (cell.estimate.low, cell.estimate.high))
+    return value, "" if low == value == high else f"[{low}, {high}]"
 
 
 def _lack(
-    row: Row, head: Head, estimate: Estimate | None, planned: int, sources: list[Result]
+    row: Row, head: Head, number: Estimate | None, planned: int, sources: list[Result]
 ) -> str:
     if not sources:
         return f"{row.label}: no result of {row.study}/{row.variant}/{head.task}."
-    if estimate is None and sources[0].untrained:
+    if number is None and sources[0].untrained:
         return f"{row.label}: not trained here; its weights were imported."
-    had = "no number" if estimate is None else f"{estimate.seeds} of {planned} seeds"
+    had = "no number" if number is None else f"{number.seeds} of {planned} seeds"
     where = "".join(f", {key} {value}" for key, value in {**head.at, **row.at}.items())
     return f"{row.label}: {had} for {head.task}/{head.column.metric}{where}."
 
@@ -160,63 +185,40 @@ def _study_rows(
 
 
 def _heads(column: Column, task: str, rows: list[Row], results: Results) -> list[Head]:
+    variants = dict.fromkeys((row.study, row.variant) for row in rows)
+    done = [result for variant in variants for result in results.get(*variant, task)]
+    where = dict(column.where)
+    for axis, value in column.where.items():
+        measured = axis_values(done, column.metric, axis) if value == LONGEST else []
+        if measured:
+            where[axis] = measured[-1]
     if not column.axis:
-        return [Head(column, task, dict(column.where))]
+        return [Head(column, task, where)]
     wanted = column.values
     if wanted is None:
-        done = [result for row in rows for result in results.get(row.study, row.variant, task)]
         wanted = axis_values(done, column.metric, column.axis)
     # A column for which no result exists at all still shows, empty, so that its lack is seen.
-    return [Head(column, task, {**column.where, column.axis: value}) for value in wanted] or [
-        Head(column, task, dict(column.where))
+    return [Head(column, task, {**where, column.axis: value}) for value in wanted] or [
+        Head(column, task, where)
     ]
 
 
-def cell_estimate(sources: list[Result], metric: str, at: Mapping[str, Any]) -> Estimate | None:
-    """Mean over seeds: bootstrap where the samples' mean is the number, else a normal interval.
-
-    A metric that is not a mean over samples (a perplexity, a ratio) has no such samples, so its
-    interval comes from the standard errors that the evaluator gave; so does the interval where
-    the sample lines are not the independent samples that the evaluator counted.
-    """
-    found, stderrs, n = values(sources, metric, at)
-    if not found:
-        return None
-    seeds = [scores for scores in (result.scores(metric, at) for result in sources) if scores]
-    counted = sum(map(len, seeds)) == n
-    if (
-        counted
-        and len(seeds) == len(found)
-        and all(
-            abs(
-                sum(total for total, _ in scores.values()) / sum(c for _, c in scores.values())
-                - value
-            )
-            <= 1e-6 * max(1.0, abs(value))
-            for scores, value in zip(seeds, found, strict=True)
-        )
-    ):
-        return mean_of_samples(seeds)
-    return mean_of_values(found, stderrs, n)
+def _about(cells: list[list[Cell]]) -> list[str]:
+    """What was scored, in the evaluators' own words (a protocol, the name of a haystack)."""
+    sources = {s.anchor: s for line in cells for cell in line for s in cell.sources}.values()
+    words = {
+        f"{source.task}: {key}: {value if isinstance(value, str) else json.dumps(value)}."
+        for source in sources
+        for key, value in source.about.items()
+    }
+    return sorted(words)
 
 
-def _mark_best(cells: list[Cell], better: str) -> None:
-    """Mark the best cell only if its whole interval lies beyond every other interval."""
-    sign = {"higher": 1, "lower": -1}.get(better)
-    known = [cell for cell in cells if cell.estimate is not None]
-    if sign is None or len(known) < 2:
-        return
-
-    def ends(cell: Cell) -> tuple[float, float]:
-        estimate = cell.estimate
-        assert estimate is not None
-        low, high = estimate.low, estimate.high
-        if low is None or high is None:
-            return (float("-inf"), float("inf"))
-        return (low, high) if sign == 1 else (-high, -low)
-
-    best = max(known, key=lambda cell: sign * cell.estimate.value)  # type: ignore[union-attr]
-    best.best = all(ends(best)[0] > ends(cell)[1] for cell in known if cell is not best)
+def _mark(cells: list[Cell], better: str) -> None:
+    sign = {"higher": 1.0, "lower": -1.0}.get(better)
+    if sign is not None and sum(cell.evidence is not None for cell in cells) > 1:
+        for cell, mark in zip(cells, marks([c.evidence for c in cells], sign), strict=True):
+            cell.mark = mark
 
 
 def _shorten(notes: list[str], limit: int = 12) -> list[str]:
@@ -243,6 +245,6 @@ def _method(cells: list[list[Cell]]) -> list[str]:
             )
         elif seeds[0] < 5:
             notes.append("With few seeds, intervals that resample seeds are too narrow.")
-    if any(cell.best for line in cells for cell in line):
-        notes.append("Bold: best of its column, its interval beyond all others.")
+    if any(cell.mark for line in cells for cell in line):
+        notes.append(MARKS)
     return notes

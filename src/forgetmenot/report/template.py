@@ -1,4 +1,4 @@
-"""The page's template and style. Kept as Python text so that the code hash of the report covers it.
+"""The page's templates and style. Python text, so that the code hash of the report covers it.
 
 A light, single-column page: tables scroll sideways inside their own frame, so a phone never has to
 scroll the page itself.
@@ -7,6 +7,7 @@ scroll the page itself.
 STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
+html { scroll-padding-top: 1rem; }
 body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: #fff; color: #1c1c1c;
   font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.25; }
@@ -16,6 +17,7 @@ p, li, dd { overflow-wrap: anywhere; }
 a { color: #005a9c; }
 td a { color: inherit; text-decoration: underline dotted #8a8a8a; text-underline-offset: 3px; }
 nav ul { padding-left: 1.2rem; columns: 2 18rem; }
+nav li { padding: .15rem 0; }
 .frame { overflow-x: auto; border: 1px solid #d5d5d5; border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { padding: .4rem .6rem; text-align: right; white-space: nowrap; vertical-align: top; }
@@ -24,44 +26,111 @@ tr + tr td { border-top: 1px solid #ececec; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff;
   white-space: normal; min-width: 7rem; max-width: 12rem; }
 th:first-child { background: #f4f5f7; }
-td.text { text-align: left; white-space: normal; min-width: 16rem; }
+td:first-child.text { min-width: 10rem; max-width: none; }
+td br + .verdict { font-size: .8rem; }
+td .second { text-decoration: underline; text-decoration-thickness: 2px; }
 .interval { display: block; color: #555; font-size: .8rem; }
 .notes { font-size: .85rem; color: #444; padding-left: 1.2rem; }
 .lead { background: #f4f5f7; border-radius: 6px; padding: .6rem 1rem; }
+.others { margin: .8rem 0 0 .8rem; padding-left: .8rem; border-left: 4px solid #d9a441; }
+.others td:first-child, .others td { background: #fffaf0; }
 figure { margin: 1.5rem 0; }
 figure img { max-width: min(100%, 42rem); height: auto; display: block; }
 figcaption { font-size: .85rem; color: #444; }
+.claim { border: 1px solid #d5d5d5; border-radius: 6px; margin: .8rem 0; padding: .6rem .8rem; }
+.claim p { margin: 0 0 .4rem; }
+.claim .frame { border: 0; }
 .verdict { font-weight: 600; white-space: nowrap; padding: .1rem .5rem; border-radius: 4px; }
 .supported { background: #d9f0e5; } .contradicted { background: #fbdfd0; }
-.undecided, .no-result { background: #eceef1; }
+.undecided { background: #eceef1; } .not-run { background: #fff; border: 1px dashed #8a8a8a; }
 summary { cursor: pointer; }
-tr.group td { background: #f4f5f7; font-weight: 600; }
-tr:target td { background: #fff6d6; }
+pre { overflow-x: auto; font-size: .75rem; background: #f4f5f7; padding: .6rem; margin: .3rem 0; }
+tr.group td:first-child { background: #f4f5f7; font-weight: 600; max-width: none; }
+tr.group span { position: sticky; left: .6rem; }
+.chips { display: flex; flex-wrap: wrap; gap: .4rem .9rem; padding: 0; list-style: none; }
+.run { border-top: 1px solid #ececec; padding: .4rem 0; font-size: .85rem; }
+.run:target { background: #fff6d6; }
+.run ul { margin: .2rem 0; padding-left: 1.2rem; }
+.dag svg { font: 12px system-ui, sans-serif; display: block; }
+.dag path { fill: none; stroke: #9aa4b2; stroke-opacity: .55; }
+.dag rect { fill: #f4f5f7; stroke: #8a94a3; } .dag a rect { fill: #e8f1f8; }
+.dag .head { font-weight: 600; }
+@media (max-width: 40rem) { .claim { padding: .5rem; } h1 { font-size: 1.35rem; } }
 """
 
-PAGE = """<!doctype html>
+PARTS = """
+{% macro head(title) %}
+<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>forgetmenot: {{ spec.scale }}</title>
-<style>{{ style }}</style>
+<title>{{ title }}</title>
+<style>{{ style | safe }}</style>
 </head>
-<body>
+{% endmacro %}
+
 {% macro notes(lines) %}
 <ul class="notes">{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>
 {% endmacro %}
-{% macro published(paper) %}
-<details><summary>Figures that others published: {{ paper.title }} (their models, data and sizes;
-not comparable with ours)</summary>
-{% for table in paper.tables %}
-<p>{{ table.title }}. Source: {{ table.source }}.{% if table.note %} {{ table.note }}{% endif %}</p>
+
+{% macro published(anchors) %}
+{% for anchor in anchors %}
+<div class="others"><p><strong>Published by others</strong> (their models, data and sizes;
+not comparable with ours): {{ anchor.paper }}. {{ anchor.title }}. Source: {{ anchor.source }}.
+{{ anchor.conditions }}</p>
 <div class="frame"><table>
-<tr>{% for name in table.header %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
-</table></div>
-{% endfor %}</details>
+<tr>{% for name in anchor.header %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in anchor.rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</table></div></div>
+{% endfor %}
 {% endmacro %}
+
+{% macro cell(cell, head, base) %}
+{% set shown = number(cell, head) %}
+{% if cell.sources %}<a href="{{ base }}#{{ cell.sources[0].anchor }}">
+{%- endif %}
+{%- if cell.mark == "best" %}<strong>{{ shown[0] }}</strong>
+{%- elif cell.mark %}<span class="second">{{ shown[0] }}</span>
+{%- else %}{{ shown[0] }}{% endif %}
+{% if cell.sources %}</a>{% endif %}
+{% if shown[1] %}<span class="interval">{{ shown[1] }}</span>{% endif %}
+{% endmacro %}
+
+{% macro table(grid, base) %}
+<p>{{ grid.table.caption }}</p>
+<div class="frame"><table>
+<tr><th>model</th>{% for head in grid.heads %}<th>{{ head.text }}</th>{% endfor %}</tr>
+{% for row in grid.rows %}{% set cells = grid.cells[loop.index0] %}
+{% if row.group and loop.changed(row.group) %}
+<tr class="group"><td colspan="{{ grid.heads | length + 1 }}"><span>{{ row.group }}</span></td></tr>
+{% endif %}
+<tr><td>{{ row.label }}</td>
+{% for item in cells %}<td>{{ cell(item, grid.heads[loop.index0], base) }}</td>
+{% endfor %}</tr>
+{% endfor %}
+</table></div>
+{{ notes(grid.notes) }}
+{{ published(grid.anchors) }}
+{% endmacro %}
+"""
+
+TABLE = """
+{%- import "parts" as parts with context -%}
+{{ parts.head(grid.table.title) }}
+<body>
+<h1>{{ grid.table.title }}</h1>
+{{ parts.table(grid, "../index.html") }}
+</body>
+</html>
+"""
+
+PAGE = """
+{%- import "parts" as parts with context -%}
+{{ parts.head("forgetmenot: " ~ spec.scale) }}
+<body>
 <h1>Forgetting in language models with a fixed-size memory: scale <em>{{ spec.scale }}</em></h1>
 <p class="lead">{{ spec.description }}</p>
 <p>Every number links to the runs it comes from, and those to their manifests. Intervals are 95 %.
@@ -75,54 +144,48 @@ not comparable with ours)</summary>
 <li><a href="#training">What was trained on what</a></li>
 <li><a href="#limits">What these results do not show</a></li>
 <li><a href="#papers">What the papers say</a></li>
+<li><a href="#dag">Graph of the jobs</a></li>
 <li><a href="#runs">Runs and manifests</a></li>
 </ul></nav>
 
+{% macro chip(verdict) %}
+<span class="verdict {{ verdict | replace(' ', '-') }}">{{ verdict }}</span>
+{%- endmacro %}
 <h2 id="claims">Claims</h2>
-{% if verdicts %}
+<ul class="chips">{% for v, lines in verdicts %}
+<li><a href="#claim-{{ v.claim.id }}">{{ claim_name(v.claim) }}</a> {{ chip(v.verdict) }}</li>
+{% endfor %}</ul>
+{% for v, lines in verdicts %}
+<section class="claim" id="claim-{{ v.claim.id }}">
+<p><strong>{{ claim_name(v.claim) }}</strong>
+{{ chip(v.verdict) }} {{ v.claim.text }}</p>
 <div class="frame"><table>
-<tr><th>claim</th><th>verdict</th><th>effect</th><th>p (Holm)</th><th>samples x seeds</th></tr>
-{% for v in verdicts %}
-<tr><td class="text">{{ v.claim.text }}</td>
-<td><span class="verdict {{ v.verdict | replace(' ', '-') }}">{{ v.verdict }}</span></td>
-{% for text in claim_numbers(v) %}<td>{{ text }}</td>{% endfor %}</tr>
+<tr><th>comparison</th><th>effect</th><th>p (Holm)</th><th>samples x seeds</th></tr>
+{% for line in lines %}
+<tr><td class="text">{{ line.sides }}
+{% if lines | length > 1 %}<br>{{ chip(line.verdict) }}{% endif %}
+{% if line.reason %}<br>{{ line.reason }}{% endif %}</td>
+<td>{{ line.effect }}{% if line.interval %}<span class="interval">{{ line.interval }}</span>
+{% endif %}</td><td>{{ line.p }}</td><td>{{ line.size }}</td></tr>
 {% endfor %}
 </table></div>
-<p class="notes">{{ claim_method }}</p>
-<ul class="notes">{% for v in verdicts %}
-<li><strong>{{ v.claim.id }}</strong>: {{ v.claim.source }}
-{% if v.reason %} Verdict: {{ v.reason }}.{% endif %}
-{% if v.claim.note %} {{ v.claim.note }}{% endif %}
-{% for source in v.sources %}{% if loop.first %} Runs: {% endif %}
+<details><summary>Source and runs</summary><p class="notes">{{ claim_source(v.claim) }}</p>
+<ul class="notes">{% for part in v.parts if part.sources %}<li>{{ part.better }}
+{%- if part.worse != part.better %}, {{ part.worse }}{% endif %}:
+{% for source in part.sources %}
 <a href="#{{ source.anchor }}">{{ source.variant }}/{{ source.task }}/seed{{ source.seed }}</a>
-{%- if not loop.last %}, {% endif %}{% endfor %}</li>
-{% endfor %}</ul>
-{% else %}<p>This scale tests no claim.</p>{% endif %}
+{%- if not loop.last %}, {% endif %}{% endfor %}</li>{% endfor %}</ul></details>
+</section>
+{% else %}<p>This scale tests no claim.</p>{% endfor %}
+{% if verdicts %}<p class="notes">{{ claim_method }}</p>{% endif %}
 
 <h2 id="tables">Tables</h2>
 {% for grid in grids %}
 <h3 id="table-{{ grid.table.name }}">{{ grid.table.title }}</h3>
-<p>{{ grid.table.caption }}</p>
-<div class="frame"><table>
-<tr><th>model</th>{% for head in grid.heads %}<th>{{ head.text }}</th>{% endfor %}</tr>
-{% for row in grid.rows %}{% set cells = grid.cells[loop.index0] %}
-{% if row.group and loop.changed(row.group) %}
-<tr class="group"><td>{{ row.group }}</td><td colspan="{{ grid.heads | length }}"></td></tr>
-{% endif %}
-<tr><td>{{ row.label }}</td>
-{% for cell in cells %}{% set shown = number(cell, grid.heads[loop.index0]) %}
-<td>{% if cell.sources %}<a href="#{{ cell.sources[0].anchor }}">
-{%- if cell.best %}<strong>{{ shown[0] }}</strong>{% else %}{{ shown[0] }}{% endif %}</a>
-{%- else %}{{ shown[0] }}{% endif %}
-{% if shown[1] %}<span class="interval">{{ shown[1] }}</span>{% endif %}</td>
-{% endfor %}</tr>
-{% endfor %}
-</table></div>
-<p class="notes">As files: {% for end in ("md", "csv", "tex") %}
+{{ parts.table(grid, "") }}
+<p class="notes">As files: {% for end in ("md", "csv", "tex", "html") %}
  <a href="tables/{{ grid.table.name }}.{{ end }}">{{ end }}</a>{{ "" if loop.last else "," }}
 {% endfor %}</p>
-{{ notes(grid.notes) }}
-{% if grid.table.published in papers %}{{ published(papers[grid.table.published]) }}{% endif %}
 {% endfor %}
 
 <h2 id="figures">Figures</h2>
@@ -157,18 +220,22 @@ Software and machines: {{ environment | join("; ") }}.</p>
 {% endfor %}</ul>
 {% endfor %}
 
+<h2 id="dag">Graph of the jobs</h2>
+<p>From the manifests; seeds are drawn as one. Models and tasks lead to their runs.</p>
+<div class="frame dag">{{ dag | safe }}</div>
+
 <h2 id="runs">Runs and manifests</h2>
-<div class="frame"><table>
-<tr><th>run</th><th>seed</th><th>seconds</th><th>finished</th><th>device</th><th>commit</th>
-<th>code</th><th>manifest</th></tr>
 {% for run in runs %}
-<tr{% if run.anchor %} id="{{ run.anchor }}"{% endif %}><td>{{ run.name }}</td>
-<td>{{ run.seed }}</td>
-<td>{{ run.seconds }}</td><td>{{ run.finished }}</td><td>{{ run.device }}</td>
-<td>{{ run.commit }}</td><td>{{ run.code }}</td>
-<td><a href="{{ run.manifest }}">manifest</a></td></tr>
+<div class="run" id="{{ run.anchor }}"><strong>{{ run.name }}</strong>
+<ul>{% for seed in run.seeds %}
+<li>seed {{ seed.seed }}: <a href="{{ seed.manifest }}">manifest</a>, {{ seed.seconds }} s,
+finished {{ seed.finished }}, {{ seed.device }}, commit {{ seed.commit }}, code {{ seed.code }}</li>
+{% endfor %}</ul>
+<details><summary>What was asked, and of which inputs</summary>
+<p class="notes">{{ run.inputs | join("; ") or "no inputs" }}</p>
+<pre>{{ run.asked }}</pre></details>
+</div>
 {% endfor %}
-</table></div>
 </body>
 </html>
 """

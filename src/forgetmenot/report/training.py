@@ -4,28 +4,35 @@ import functools
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from forgetmenot import manifest as manifest_files
+from forgetmenot.report.lines import read_lines
+
+WEIGHTS = "model.safetensors"
 Value = tuple[str, dict[str, Any], Any]
 """Name, axis values and value of a metric."""
 
 
 def metrics(
-    directory: Path, trained: bool = True, contexts: Sequence[int] = ()
+    directory: Path, manifest: Mapping[str, Any], contexts: Sequence[int] = ()
 ) -> list[dict[str, Any]]:
     """Metrics of the folder of a model's weights, in the long form of results.json.
 
-    parameters (count); if the model was `trained` here: steps, tokens, seconds, tokens_per_second
-    (median over the curve), final_loss (nats per token, mean of the last tenth of the curve: one
-    batch is too noisy) and, with learnable eviction, kept_tokens (mean over layers and heads at
-    the end); with `contexts` (tokens): kind (a text), and state_bytes and flops_per_token at axis
-    `context` (see cost.py). Raises OSError for a missing file and ValueError for an empty curve.
+    parameters (count). If the model was trained here, by its `manifest`: device (a text), steps,
+    tokens, seconds, tokens_per_second (median over the curve), final_loss (nats per token, mean of
+    the last tenth of the curve: one batch is too noisy), with learnable eviction kept_tokens (mean
+    over layers and heads at the end) and, where the curve has it, peak_bytes of memory. With
+    `contexts` (tokens): kind (a text), and state_bytes and flops_per_token at axis `context` (see
+    cost.py). Raises OSError for a missing file and ValueError for an
+    empty or missing curve.
     """
-    found: list[Value] = [("parameters", {}, count_parameters(directory / "model.safetensors"))]
-    if trained:
+    found: list[Value] = [("parameters", {}, count_parameters(directory))]
+    if manifest.get("stage") == "train":
         found += _curve(directory / "curve.jsonl")
+        found.append(("device", {}, str(manifest.get("device", "unknown"))))
     if contexts:
         text = (directory / "config.json").read_text(encoding="utf-8")
         found += _cost(text, tuple(contexts))
@@ -36,9 +43,9 @@ def metrics(
 
 
 def _curve(path: Path) -> list[Value]:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = read_lines(path)
     if not lines:
-        raise ValueError(f"{path.name} is empty")
+        raise ValueError(f"{path.name} does not exist or is empty")
     last = lines[-1]
     tail = lines[-max(1, len(lines) // 10) :]
     found = {
@@ -50,6 +57,8 @@ def _curve(path: Path) -> list[Value]:
     }
     if "kept" in last:
         found["kept_tokens"] = statistics.fmean(k for layer in last["kept"] for k in layer)
+    if "peak_bytes" in last:
+        found["peak_bytes"] = max(line.get("peak_bytes", 0) for line in lines)
     return [(name, {}, value) for name, value in found.items()]
 
 
@@ -67,8 +76,15 @@ def _cost(spec: str, contexts: tuple[int, ...]) -> list[Value]:
     return [("kind", {}, found.kind), *at_contexts]
 
 
-def count_parameters(path: Path) -> int:
-    """Number of elements stored in a safetensors file, from its header alone."""
+def count_parameters(directory: Path) -> int:
+    """Number of elements in a folder's weights: from their header, or as known of absent ones.
+
+    Raises OSError where there are neither.
+    """
+    path = directory / WEIGHTS
+    known = manifest_files.absent(directory).get(WEIGHTS)
+    if known is not None and not path.exists():
+        return int(known["parameters"])
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")

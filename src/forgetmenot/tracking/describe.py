@@ -72,6 +72,20 @@ def result_metrics(folder: Path, manifest: Mapping[str, Any]) -> dict[str, float
     return found
 
 
+def artifacts(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Files of a finished job to keep with its run, each with the folder it belongs to there.
+
+    The manifest of every job; of a report its page, claims, tables and figures.
+    """
+    yield folder / "manifest.json", ""
+    if (folder / "index.html").is_file():
+        yield folder / "index.html", ""
+        yield folder / "claims.md", ""
+        for kind in ("tables", "figures"):
+            for path in sorted(folder.joinpath(kind).glob("*")):
+                yield path, kind
+
+
 def curve(folder: Path) -> Iterator[tuple[int, dict[str, float]]]:
     """(step, metrics) for each line of a folder's training curve, if it has one."""
     path = folder / "curve.jsonl"

@@ -50,8 +50,13 @@ def manifests(scale: str | None) -> list[Path]:
     """Paths of all finished jobs' manifests below the current directory, sorted."""
     roots = [Path(ROOTS[0]), *(Path(root, scale or "") for root in ROOTS[1:])]
     found = (path for root in roots for path in root.rglob("manifest.json"))
-    # Folders of unfinished jobs are no results.
-    return sorted(p for p in found if not p.parent.name.endswith((".partial", ".old")))
+    # Folders of unfinished jobs are no results, and published ones are copies.
+    return sorted(
+        path
+        for path in found
+        if not path.parent.name.endswith((".partial", ".old"))
+        and path.parts[:2] != ("reports", "published")
+    )
 
 
 def _results(client: "MlflowClient", experiment: str) -> Iterator[str]:

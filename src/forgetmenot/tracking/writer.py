@@ -112,7 +112,8 @@ class Writer:
             tags = [RunTag(key, value) for key, value in describe.result_tags(manifest).items()]
             self.client.log_batch(self.run_id, tags=tags)
             self.write([Metrics(describe.result_metrics(end.folder, manifest), 0, end.time)])
-            self.client.log_artifact(self.run_id, str(path))
+            for artifact, place in describe.artifacts(end.folder):
+                self.client.log_artifact(self.run_id, str(artifact), place or None)
         if end.message:
             self.client.set_tag(self.run_id, "error", end.message[:500])
         self.client.set_terminated(self.run_id, end.status, int(end.time * 1000))

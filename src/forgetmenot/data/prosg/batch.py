@@ -6,6 +6,7 @@ import numpy as np
 
 from forgetmenot.data.prosg.body import MODES
 from forgetmenot.data.prosg.items import Cell, Items, draw_items
+from forgetmenot.data.prosg.task import rule_bound
 from forgetmenot.data.prosg.templates import KINDS
 from forgetmenot.data.prosg.world import World
 
@@ -36,12 +37,14 @@ def training_body(
     mode: str,
     distances: np.ndarray,
     length: int,
+    held: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A body of `length` tokens with a probe at each distance, each on another item.
 
     distances: ascending, in tokens since `</prompt>`; a probe's first token is at that position.
-    Returns tokens and labels, int64 [length]; labels score only the answers. When the prompt has
-    fewer items than distances, a random choice of the distances is used.
+    Returns tokens and labels, int64 [length]; labels score only the answers, and in the mode
+    "task" also what the rules ask for. When the prompt has fewer items than distances, a random
+    choice of the distances is used. `held`: text for evaluation instead of text for training.
     """
     count = min(len(distances), len(items.kind))
     distances = np.sort(rng.choice(distances, count, replace=False))
@@ -49,15 +52,40 @@ def training_body(
     flat, sizes = world.templates.render(probe_rows(rng, world, items, asked))
     ends = distances + sizes
     gaps = np.append(distances, length) - np.concatenate([[0], ends])
-    region = range(world.eval_filler)
-    segments = MODES[mode](rng, world, items, gaps.tolist(), region)
+    segments = MODES[mode](rng, world, items, gaps.tolist(), held)
     pieces: list[np.ndarray] = []
     for segment, probe in zip(segments, np.split(flat, np.cumsum(sizes)[:-1]), strict=False):
         pieces += [segment, probe]
     tokens = np.concatenate([*pieces, segments[-1]])
     labels = np.full(length, IGNORED)
     labels[ends - 3] = tokens[ends - 2]  # a probe ends in "answer ."
+    if mode == "task":
+        # Only the written text counts: a probe may name what a rule says.
+        bound = np.isin(np.concatenate(segments), rule_bound(world, items))
+        written = np.ones(length, dtype=bool)
+        for end, size in zip(ends, sizes, strict=True):
+            written[end - size : end] = False
+        places = np.flatnonzero(written)[bound]
+        labels[places - 1] = tokens[places]
     return tokens, labels
+
+
+def training_sequence(
+    rng: np.random.Generator,
+    world: World,
+    cell: Cell,
+    modes: Sequence[str],
+    distances: np.ndarray,
+    probes: int,
+    held: bool = False,
+) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
+    """Mode, prompt int64 [P], body int64 [T] and its labels int64 [T] of one sequence."""
+    length = int(distances[-1]) + world.templates.longest_probe
+    items = draw_items(rng, world, cell)
+    mode = modes[int(rng.integers(len(modes)))]
+    chosen = rng.choice(distances, min(probes, len(distances)), replace=False)
+    body, labels = training_body(rng, world, items, mode, chosen, length, held)
+    return mode, prompt_tokens(world, items), body, labels
 
 
 def training_batch(
@@ -74,16 +102,11 @@ def training_batch(
     length = int(distances[-1]) + templates.longest_probe
     statements = cell.facts * (1 + world.settings["updated_share"]) + cell.rules + cell.personas
     expected = length + 2 + statements * templates.length[: len(templates.length) // 2].mean()
-    size = max(1, round(tokens / expected))
-    prompts, bodies, labels = [], [], []
-    for _ in range(size):
-        items = draw_items(rng, world, cell)
-        mode = modes[int(rng.integers(len(modes)))]
-        chosen = rng.choice(distances, min(probes, len(distances)), replace=False)
-        body, label = training_body(rng, world, items, mode, chosen, length)
-        prompts.append(prompt_tokens(world, items))
-        bodies.append(body)
-        labels.append(label)
+    rows = [
+        training_sequence(rng, world, cell, modes, distances, probes)
+        for _ in range(max(1, round(tokens / expected)))
+    ]
+    _, prompts, bodies, labels = zip(*rows, strict=True)
     input_ids = np.stack(bodies)
     lm_labels = np.full_like(input_ids, IGNORED)
     lm_labels[:, :-1] = input_ids[:, 1:]

@@ -1,6 +1,7 @@
 """Bodies: what follows the prompt. A body never depends on the values that the prompt states.
 
 Every segment has an exact length and ends with a whole sentence; its first sentence may be cut.
+(The mode "task" alone does depend on the prompt, and its sentences are whole: `task.py`.)
 """
 
 from collections.abc import Callable, Sequence
@@ -8,22 +9,28 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from forgetmenot.data.prosg.items import Items, fact_templates
+from forgetmenot.data.prosg.task import task
 from forgetmenot.data.prosg.world import World
 
 
 def neutral(
-    rng: np.random.Generator, world: World, items: Items, lengths: Sequence[int], region: range
+    rng: np.random.Generator, world: World, items: Items, lengths: Sequence[int], held: bool
 ) -> list[np.ndarray]:
-    """Segments int64 [length] of filler sentences, each from a place of its own in `region`."""
-    ends = world.sentence_ends
-    first = np.searchsorted(ends, region.start + np.asarray(lengths))
-    last = np.searchsorted(ends, region.stop, side="right")
-    chosen = ends[first + (rng.random(len(lengths)) * (last - first)).astype(np.int64)]
-    return [world.filler[end - size : end] for end, size in zip(chosen, lengths, strict=True)]
+    """Segments int64 [length] of filler sentences, each from a place of its own."""
+    return world.filler.segments(rng, lengths, held)
+
+
+def real(
+    rng: np.random.Generator, world: World, items: Items, lengths: Sequence[int], held: bool
+) -> list[np.ndarray]:
+    """Segments int64 [length] of real prose, each from a place of its own."""
+    if world.prose is None:
+        raise ValueError("mode: found 'real'; allowed for a world without prose: the others")
+    return world.prose.segments(rng, lengths, held)
 
 
 def interfering(
-    rng: np.random.Generator, world: World, items: Items, lengths: Sequence[int], region: range
+    rng: np.random.Generator, world: World, items: Items, lengths: Sequence[int], held: bool
 ) -> list[np.ndarray]:
     """Segments int64 [length] of facts about other entities, with the prompt's own relations.
 
@@ -51,7 +58,17 @@ def interfering(
     return segments
 
 
+def own(
+    rng: np.random.Generator, world: World, items: Items, lengths: Sequence[int], held: bool
+) -> list[np.ndarray]:
+    """No segments: the model that is evaluated writes them (`evaluate.prosg_rollout`)."""
+    return []
+
+
 MODES: dict[str, Callable[..., list[np.ndarray]]] = {
     "neutral": neutral,
     "interfering": interfering,
+    "real": real,
+    "self": own,
+    "task": task,
 }

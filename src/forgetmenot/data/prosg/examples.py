@@ -24,15 +24,15 @@ def draw_rule(rng: np.random.Generator, world: World, kind: str) -> Rule:
 
 def filler_lines(rng: np.random.Generator, world: World, count: int = LINES) -> Lines:
     """Consecutive filler sentences as lines."""
-    ends = world.sentence_ends
+    ends = world.filler.ends
     first = int(rng.integers(len(ends) - count))
-    text = world.text(world.filler[ends[first] : ends[first + count]])
+    text = world.text(world.filler.ids[ends[first] : ends[first + count]])
     return [line.split()[:-1] for line in text.splitlines()]
 
 
 def random_lines(rng: np.random.Generator, rule: Rule, lines: Lines) -> Lines:
     """The lines with every tenth word or so the rule's own, at random places."""
-    words = np.array([rule.when, rule.say])
+    words = np.array([word for word in (rule.when, rule.say) if word])
     return [
         [str(rng.choice(words)) if rng.random() < 0.1 else word for word in line] for line in lines
     ]
@@ -46,7 +46,7 @@ def write_examples(path: Path, world: World, count: int = 3) -> None:
             rng = sample_rng(world.settings["seed"], "prosg_pf rule", kind, index)
             rule, lines = draw_rule(rng, world, kind), filler_lines(rng, world)
             texts = {
-                "follows": follow(rng, rule, lines),
+                "follows": follow(rng, [rule], lines),
                 "random": random_lines(rng, rule, lines),
             }
             row = {

@@ -49,6 +49,8 @@ PROBES = {
     "counter": ("question : what is given in every {a} line ? answer {c} .",),
 }
 KINDS = tuple(PROBES)
+CUE = "now start :"
+"""Begins a text in which the rules are in force; made of words that every world has."""
 
 _SLOTS = {"{a}": -1, "{b}": -2, "{c}": -3}
 _END = -4
@@ -59,6 +61,12 @@ def function_words() -> list[str]:
     texts = [*FACTS, *UPDATES, *PERSONAS, *RULES.values()]
     texts += [text for forms in PROBES.values() for text in forms]
     return sorted({word for text in texts for word in text.split()} - set(_SLOTS) - {"."})
+
+
+def question_openers() -> list[str]:
+    """The words that only a question begins with, sorted."""
+    first = {text.split()[0] for forms in PROBES.values() for text in forms}
+    return sorted(first - set(_SLOTS))
 
 
 class Templates:

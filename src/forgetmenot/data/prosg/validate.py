@@ -5,15 +5,25 @@ from collections.abc import Sequence
 import numpy as np
 
 from forgetmenot.data.prosg.items import Cell, cast_size
+from forgetmenot.data.prosg.task import shortest_segment
 from forgetmenot.data.prosg.world import World
 from forgetmenot.errors import UserError
 
 
-def require_evaluable(world: World, cells: Sequence[tuple[Cell, list[int]]]) -> None:
+def require_evaluable(
+    world: World, cells: Sequence[tuple[Cell, list[int]]], modes: Sequence[str]
+) -> None:
     """Raise UserError unless every evaluation cell, given with its distances, can be drawn."""
     _require_cells(world, [cell for cell, _ in cells])
+    for cell, distances in cells:
+        room = shortest_segment(cell.rules)
+        if {"task", "self"} & {*modes} and min(np.diff(distances), default=room) < room:
+            raise UserError(
+                f"distances: found {distances}, allowed with the modes 'task' and 'self': at least "
+                f"{room} tokens apart, so that a line under {cell.rules} rules fits between them"
+            )
     longest = max((max(np.diff(d).tolist(), default=0) for _, d in cells), default=0)
-    _require_filler(world, longest, len(world.filler) - world.eval_filler)
+    _require_text(world, longest, held=True)
 
 
 def require_trainable(world: World, cells: Sequence[Cell], distances: np.ndarray) -> None:
@@ -25,7 +35,16 @@ def require_trainable(world: World, cells: Sequence[Cell], distances: np.ndarray
             f"distances: found {distances.tolist()}, allowed: at least {room} tokens apart "
             "(the longest probe), so that probes do not overlap"
         )
-    _require_filler(world, int(distances[-1]), world.eval_filler)
+    _require_text(world, int(distances[-1]), held=False)
+
+
+def require_modes(world: World, modes: Sequence[str]) -> None:
+    """Raise UserError when bodies of real text are asked for and the world has none."""
+    if "real" in modes and world.prose is None:
+        raise UserError(
+            "modes: found 'real', but this dataset was built without real text; "
+            "name 'real' in the `modes` of its builder, and a corpus in `needs`"
+        )
 
 
 def _require_cells(world: World, cells: Sequence[Cell]) -> None:
@@ -46,10 +65,12 @@ def _at_least(key: str, found: int, other: str, needed: int, present: int) -> No
         )
 
 
-def _require_filler(world: World, longest: int, present: int) -> None:
+def _require_text(world: World, longest: int, held: bool) -> None:
     needed = 2 * longest + 100  # room for whole sentences and for different places
-    if present < needed:
-        raise UserError(
-            f"filler_tokens: found {len(world.filler)}, of which {present} are for this use; "
-            f"bodies with {longest} tokens in one piece need {needed}"
-        )
+    for key, text in {"filler_tokens": world.filler, "prose_tokens": world.prose}.items():
+        present = 0 if text is None else len(text.region(held))
+        if text is not None and present < needed:
+            raise UserError(
+                f"{key}: found {len(text.ids)}, of which {present} are for this use; "
+                f"bodies with {longest} tokens in one piece need {needed}"
+            )

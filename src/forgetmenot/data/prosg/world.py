@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,9 @@ import numpy as np
 
 from forgetmenot.data.prosg.filler import filler_stream
 from forgetmenot.data.prosg.pairs import PairSplit
-from forgetmenot.data.prosg.templates import Templates, function_words
+from forgetmenot.data.prosg.prose import UNKNOWN, Prose, frequent_words
+from forgetmenot.data.prosg.templates import CUE, Templates, function_words
+from forgetmenot.data.prosg.text import RunningText
 from forgetmenot.data.prosg.words import ATTRIBUTES, ORDINALS, RELATIONS, coin
 from forgetmenot.errors import UserError
 
@@ -32,7 +33,9 @@ class World:
     """Vocabulary, word groups and hold-outs. Every word is one token.
 
     `tokens[i]` is the word of id i; `groups[name]` the id range of a group; `filler` a long run of
-    filler sentences, int64, of which the last tenth is kept for evaluation.
+    filler sentences, int64, of which the last tenth is kept for evaluation; `prose` the same of
+    real sentences, for worlds with the body mode "real". `cue` int64 [3]: what asks for an answer
+    under the rules.
     """
 
     def __init__(
@@ -41,9 +44,13 @@ class World:
         groups: Mapping[str, range],
         settings: Mapping[str, Any],
         filler: np.ndarray,
+        prose: np.ndarray | None = None,
     ) -> None:
-        self.tokens, self.groups, self.settings, self.filler = tokens, groups, settings, filler
+        self.tokens, self.groups, self.settings = tokens, groups, settings
         self.ids = {word: index for index, word in enumerate(tokens)}
+        self.filler = RunningText(filler, self.ids[STOP])
+        self.prose = None if prose is None else RunningText(prose, self.ids[STOP])
+        self.cue = self.encode(CUE)
         self.pad, self.open, self.close, self.stop = (self.ids[w] for w in (PAD, OPEN, CLOSE, STOP))
         self.templates = Templates(self.ids)
         self.facts = PairSplit(len(groups["entity"]), len(groups["value"]))
@@ -51,8 +58,12 @@ class World:
         self.ordinals = np.array([self.ids[word] for word in ORDINALS])
 
     @classmethod
-    def create(cls, settings: Mapping[str, Any]) -> "World":
-        """A world from its settings alone (see `prosg_pf.Options` for the keys)."""
+    def create(cls, settings: Mapping[str, Any], prose: Prose | None = None) -> "World":
+        """A world from its settings alone (see `prosg_pf.Options` for the keys).
+
+        The words of `prose` come last, so that a world is the same with and without them. Words
+        that the world has for a thing of its own are <unk> in prose, or it would speak of them.
+        """
         rng = np.random.Generator(np.random.Philox(key=settings["seed"]))
         tokens = [PAD, OPEN, CLOSE, STOP, *function_words()]
         tokens += [word for word in ORDINALS if word not in tokens]
@@ -79,7 +90,11 @@ class World:
             settings["filler_tokens"],
             tokens.index(STOP),
         )
-        return cls(tokens, groups, settings, filler)
+        if prose is None:
+            return cls(tokens, groups, settings, filler)
+        add("prose", [UNKNOWN, *frequent_words(prose.train, settings["prose_words"], set(tokens))])
+        ids = prose_ids(tokens, groups, [*prose.train, *prose.heldout])
+        return cls(tokens, groups, settings, filler, ids)
 
     @classmethod
     def load(cls, path: Path) -> "World":
@@ -89,22 +104,16 @@ class World:
             meta = json.loads((path / "meta.json").read_text())
             groups = {name: range(*ends) for name, ends in meta["groups"].items()}
             filler = np.load(path / "filler.npy", allow_pickle=False).astype(np.int64)
-            return cls(tokens, groups, meta["world"], filler)
+            prose = None
+            if "prose" in groups:
+                prose = np.load(path / "prose.npy", allow_pickle=False).astype(np.int64)
+            return cls(tokens, groups, meta["world"], filler, prose)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path}: not a built ProSG-PF folder ({error}); vocab.json, meta.json and "
-                "filler.npy as this version of the prosg_pf builder writes them are needed"
+                f"{path}: not a built ProSG-PF folder ({error}); vocab.json, meta.json, filler.npy "
+                "and, for real text, prose.npy as this version of the prosg_pf builder writes "
+                "them are needed"
             ) from error
-
-    @cached_property
-    def sentence_ends(self) -> np.ndarray:
-        """Positions just after each full stop of the filler, ascending, int64."""
-        return np.flatnonzero(self.filler == self.stop) + 1
-
-    @property
-    def eval_filler(self) -> int:
-        """First filler position that only evaluation bodies use."""
-        return len(self.filler) * 9 // 10
 
     def chance(self, kind: str) -> float:
         """Accuracy of a uniform guess over the answers of an item kind."""
@@ -120,3 +129,13 @@ class World:
             return np.array([self.ids[word] for word in text.split()], dtype=np.int64)
         except KeyError as error:
             raise UserError(f"the word {error} is not in vocab.json of this world") from error
+
+
+def prose_ids(tokens: list[str], groups: Mapping[str, range], words: list[str]) -> np.ndarray:
+    """Token ids int64 of real prose: English words of the world, words of `prose`, or <unk>.
+
+    Coined words are <unk> too where a real word looks the same: prose must not name values.
+    """
+    coined = range(groups["entity"].start, groups["prose"].start)
+    ids = {word: index for index, word in enumerate(tokens) if index not in coined}
+    return np.array([ids.get(word, ids[UNKNOWN]) for word in words], dtype=np.int64)

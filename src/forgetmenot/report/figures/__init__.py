@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from forgetmenot import files
-from forgetmenot.report.figures import axis_lines, kept_count, kept_map, learning_curves
+from forgetmenot.report.figures import (
+    axis_lines,
+    frontier,
+    kept_count,
+    kept_map,
+    learning_curves,
+    niah_audit,
+    niah_heat_map,
+)
 from forgetmenot.report.figures.style import Drawn
 from forgetmenot.report.results import Results
 from forgetmenot.report.tables import Grid
@@ -17,9 +25,11 @@ def draw_all(
     """Draw every figure that the results allow, write it to `folder` as PNG and SVG, return all."""
     styles = variant_styles(studies)
     found = [axis_lines.draw(grid, styles) for grid in grids]
+    found += [frontier.draw(grid, styles) for grid in grids]
     for study, config in studies.items():
         found.append(learning_curves.draw(study, config, results, styles))
         found += [kept_count.draw(study, variant, results) for variant in config["variants"]]
+        found += [niah_heat_map.draw(study, config, task, results) for task in config["tasks"]]
     drawn = [figure for figure in found if figure is not None]
     drawn += _kept_maps(results)
     for figure in drawn:
@@ -39,6 +49,7 @@ def variant_styles(studies: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _kept_maps(results: Results) -> list[Drawn]:
-    """The map of the first seed of each variant that has one."""
+    """The maps of the first seed of each variant that has them."""
     firsts = [group[0] for group in results.found.values()]
-    return [figure for result in firsts if (figure := kept_map.draw(result)) is not None]
+    drawn = [draw(result) for draw in (kept_map.draw, niah_audit.draw) for result in firsts]
+    return [figure for figure in drawn if figure is not None]

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from forgetmenot.report.figures import style
-from forgetmenot.report.results import TRAIN, Result, Results, read_lines
+from forgetmenot.report.lines import read_lines
+from forgetmenot.report.results import TRAIN, Result, Results
 
 TITLES = {"lambda": "sparsity weight λ", "bias": "bias of the scores"}
 HEIGHT = 1.9  # inches of a layer's row of panels

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from forgetmenot.report.figures import style
-from forgetmenot.report.results import TRAIN, Results, read_lines
+from forgetmenot.report.lines import read_lines
+from forgetmenot.report.results import TRAIN, Results
 
 POINTS = 200
 

@@ -1,0 +1,192 @@
+"""Finished results as small files: what a report needs of them, and what proves them.
+
+Weights and built data stay where they were made; everything else travels. A result that arrives
+verifies by its manifest and counts as done (see stage.py); a job that needs what stayed behind is
+refused by name.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from forgetmenot import manifest
+from forgetmenot.errors import UserError
+from forgetmenot.files import write_bytes, write_json
+from forgetmenot.report.training import WEIGHTS, count_parameters
+
+ROOTS = ("results", "data")
+Member = tuple[str, bytes]
+"""A file's path from the project's folder, and its content."""
+
+
+def finished(scale: str) -> list[Path]:
+    """Folders of a scale's finished jobs and of the data that they were made from, sorted."""
+    found = {
+        path.parent
+        for path in Path("results", scale).rglob(manifest.MANIFEST)
+        if not any(part.endswith((".partial", ".old")) for part in path.parts)
+    }
+    if not found:
+        raise UserError(f"results/{scale}: found no finished job, needs one or more")
+    pending = list(found)
+    while pending:
+        inputs = manifest.read_object(pending.pop() / manifest.MANIFEST, "a manifest")["inputs"]
+        new = {Path(entry["path"]) for entry in inputs.values()} - found
+        found |= new
+        pending += new
+    return sorted(found)
+
+
+def members(folder: Path) -> Iterator[Member]:
+    """The small files of one finished job, verified.
+
+    Raises UserError for a job whose files do not match its manifest.
+    """
+    found = manifest.verify(folder, whole=False)
+    away = manifest.absent(folder)
+    for name in found["outputs"]:
+        if name in away or found["stage"] == "data" or name == WEIGHTS:
+            known = {"parameters": count_parameters(folder)} if name == WEIGHTS else {}
+            away[name] = away.get(name) or known
+        else:
+            yield f"{folder.as_posix()}/{name}", (folder / name).read_bytes()
+    for name in (manifest.MANIFEST, manifest.STAMP):
+        yield f"{folder.as_posix()}/{name}", (folder / name).read_bytes()
+    if away:
+        text = json.dumps(away, indent=1, sort_keys=True) + "\n"
+        yield f"{folder.as_posix()}/{manifest.ABSENT}", text.encode()
+
+
+def pack(scale: str, archive: Path) -> int:
+    """Write the small files of a scale's finished jobs to a .tar.gz; returns how many jobs."""
+    folders = finished(scale)
+    buffer = io.BytesIO()
+    # No times and owners in it: the same results make the same archive.
+    with (
+        gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as stream,
+        tarfile.open(fileobj=stream, mode="w") as tar,
+    ):
+        for folder in folders:
+            for name, content in members(folder):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    write_bytes(archive, buffer.getvalue())
+    return len(folders)
+
+
+def unpack(source: Path) -> tuple[int, int]:
+    """Put the results of an archive, or of a published folder, in their places.
+
+    Returns how many were added and how many were there already. Raises UserError, before anything
+    is written, for a file that its manifest does not know as it is, for a place that is no result's
+    and for a place that has another result.
+    """
+    jobs: dict[str, dict[str, bytes]] = {}
+    for name, content in _read(source):
+        folder, file = _job(name, source)
+        jobs.setdefault(folder, {})[file] = content
+    _gather(jobs)
+    added = {}
+    for folder, contents in jobs.items():
+        record = _check(source, folder, contents)
+        here = Path(folder, manifest.MANIFEST)
+        if not here.exists():
+            added[folder] = contents
+        elif manifest.read_object(here, "a manifest").get("id") != record["id"]:
+            raise UserError(
+                f"{folder}: has another result than {source}; delete it first to have that one"
+            )
+    for folder, contents in added.items():
+        for name, content in contents.items():
+            if name not in (manifest.MANIFEST, manifest.STAMP):
+                write_bytes(Path(folder, name), content)
+        write_bytes(Path(folder, manifest.MANIFEST), contents[manifest.MANIFEST])
+    _stamp(added)
+    return len(added), len(jobs) - len(added)
+
+
+def _stamp(added: Iterable[str]) -> None:
+    """Write the stamps last and with one time, so that none looks older than its inputs."""
+    stamps = []
+    for folder in added:
+        record = manifest.read_object(Path(folder, manifest.MANIFEST), "a manifest")
+        stamps.append(Path(folder, manifest.STAMP))
+        write_json(stamps[-1], {"id": record["id"]})
+    if stamps:
+        time = max(path.stat().st_mtime_ns for path in stamps)
+        for path in stamps:
+            os.utime(path, ns=(time, time))
+
+
+def _read(source: Path) -> Iterator[Member]:
+    if source.is_dir():
+        for root in ROOTS:
+            for path in sorted(source.joinpath(root).rglob("*")):
+                if path.is_file():
+                    name, content = path.relative_to(source).as_posix(), path.read_bytes()
+                    if name.endswith(".gz"):
+                        name, content = name.removesuffix(".gz"), gzip.decompress(content)
+                    yield name, content
+        return
+    try:
+        with tarfile.open(source, "r:gz") as tar:
+            for entry in tar:
+                stream = tar.extractfile(entry)
+                if stream is not None:
+                    yield entry.name, stream.read()
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(f"{source}: not an archive of results ({error})") from None
+
+
+def _job(name: str, source: Path) -> tuple[str, str]:
+    """Folder and file of a member's path. Raises UserError for a path outside the results."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or path.parts[0] not in ROOTS:
+        raise UserError(f"{source}: found {name!r}; allowed: paths below {', '.join(ROOTS)}")
+    return path.parent.as_posix(), path.name
+
+
+def _gather(jobs: dict[str, dict[str, bytes]]) -> None:
+    """Join files of subfolders to the job above them: a job is where a manifest lies."""
+    for folder in sorted(jobs, reverse=True):
+        if manifest.MANIFEST not in jobs[folder]:
+            path = PurePosixPath(folder)
+            above = next((p.as_posix() for p in path.parents if p.as_posix() in jobs), None)
+            if above is None:
+                continue  # refused by _check
+            relative = path.relative_to(above).as_posix()
+            for file, content in jobs.pop(folder).items():
+                jobs[above][f"{relative}/{file}"] = content
+
+
+def _check(source: Path, folder: str, contents: dict[str, bytes]) -> dict[str, Any]:
+    """The job's manifest, once every file agrees with it."""
+    try:
+        record: dict[str, Any] = json.loads(contents[manifest.MANIFEST])
+        away = json.loads(contents.get(manifest.ABSENT, b"{}"))
+        outputs, known = dict(record["outputs"]), {"id", "stage", "inputs"} <= set(record)
+    except (KeyError, ValueError, TypeError):
+        known = False
+    if not known:
+        raise UserError(f"{source}: {folder} has no readable {manifest.MANIFEST}")
+    own = {manifest.MANIFEST, manifest.STAMP, manifest.ABSENT}
+    found = {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in contents.items()
+        if name not in own
+    }
+    for name in sorted({*found, *outputs} - set(away)):
+        expected = outputs.get(name, {}).get("sha256", "no such output")
+        if found.get(name, "no file") != expected:
+            raise UserError(
+                f"{source}: {folder}/{name}: found sha256 {found.get(name, 'no file')}; its "
+                f"manifest says {expected}"
+            )
+    return record

@@ -1,0 +1,219 @@
+"""Triton retention against float64: in Triton's interpreter on a CPU (one subprocess, since the
+interpreter has to be chosen before the first import of Triton), and on a GPU.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from forgetmenot_kernels.retention import retention, retention_step
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+NAMES = ("o", "final", "dq", "dk", "dv", "dlog_decay", "dstate")
+
+
+class Case(NamedTuple):
+    time: int
+    dtype: torch.dtype = torch.float32
+    log_decay: float = -0.03  # of the first head, half of it in the next one
+    K: int = 16
+    V: int = 16
+    documents: tuple[int, ...] = ()  # lengths
+    batch: int = 1
+    heads: int = 3
+
+
+SMALL = [
+    *(Case(time) for time in (1, 2, 63, 64, 65)),
+    Case(127, log_decay=0.0),
+    Case(100, log_decay=-50.0),
+    Case(70, torch.float16),
+    Case(5, batch=2, heads=2, K=24, V=40),
+    Case(66, V=130),
+    Case(66, K=130),
+    Case(70, documents=(1, 2, 66, 1)),
+]
+LARGE = [
+    *(
+        Case(time, dtype, log_decay, 64, 64, documents, batch=2)
+        for dtype in (torch.float32, torch.float16, torch.bfloat16)
+        for time, log_decay, documents in [
+            *((time, -0.03, ()) for time in (1, 2, 63, 64, 65, 127, 100, 4096)),
+            *((1025, log_decay, ()) for log_decay in (0.0, -0.03, -50.0)),
+            (1025, -0.03, (1, 1, 700, 64, 257, 1, 1)),
+        ]
+    ),
+    *(
+        Case(1025, dtype, K=K, V=V, batch=2)
+        for dtype in (torch.float32, torch.float16, torch.bfloat16)
+        for K, V in [
+            (16, 16), (16, 128), (32, 32), (32, 256), (64, 128), (96, 192), (128, 64), (128, 128),
+            (256, 32), (256, 256),
+        ]
+    ),
+    Case(100, torch.bfloat16, K=24, V=40, batch=2, heads=2),
+]  # fmt: skip
+cases = pytest.mark.parametrize("case", SMALL if INTERPRETED else LARGE, ids=str)
+on_device = (lambda test: test) if INTERPRETED else pytest.mark.gpu
+
+
+def inputs(case: Case) -> list[torch.Tensor]:
+    """Q, k, v, log_decay and initial states."""
+    torch.manual_seed(case.time + case.K)
+    batch = 1 if case.documents else case.batch
+    q, k = (torch.randn(batch, case.time, case.heads, case.K) for _ in range(2))
+    k = torch.nn.functional.normalize(k, dim=-1)
+    v = torch.randn(batch, case.time, case.heads, case.V)
+    log_decay = case.log_decay * 0.5 ** torch.arange(case.heads)
+    state = torch.randn(len(case.documents) or batch, case.heads, case.K, case.V)
+    q, k, v = (x.to(case.dtype) for x in (q, k, v))
+    return [x.to(DEVICE) for x in (q, k, v, log_decay, state)]
+
+
+def borders(case: Case) -> torch.Tensor | None:
+    lengths = case.documents
+    return torch.tensor([0, *itertools.accumulate(lengths)], device=DEVICE) if lengths else None
+
+
+def results(leaves: list[torch.Tensor], o: torch.Tensor, final: torch.Tensor) -> list[torch.Tensor]:
+    """Outputs and every gradient of a loss that uses output and final state."""
+    loss = o.double().sin().sum() + (final * final.cos()).sum().double()
+    return [o, final, *torch.autograd.grad(loss, leaves)]
+
+
+def run(args: list[torch.Tensor], case: Case, impl: str) -> list[torch.Tensor]:
+    *args, state = leaves = [x.detach().requires_grad_() for x in args]
+    return results(
+        leaves, *retention(*args, initial_state=state, cu_seqlens=borders(case), impl=impl)
+    )
+
+
+def rounded_loop(args: list[torch.Tensor], case: Case) -> list[torch.Tensor]:
+    """The definition with its products in the inputs' precision and a float32 state."""
+    q, k, v, log_decay, state = leaves = [x.detach().requires_grad_() for x in args]
+    outputs, finals, decay = [], [], log_decay.exp()[:, None, None]
+    for n, length in enumerate(case.documents or (case.time,)):
+        start = sum(case.documents[:n])
+        memory = state[n : n + 1] if case.documents else state
+        for t in range(start, start + length):
+            memory = memory * decay + k[:, t, :, :, None] * v[:, t, :, None]
+            o = (q[:, t, :, None] @ memory.to(case.dtype))[:, :, 0] * case.K**-0.5
+            outputs.append(o)
+        finals.append(memory)
+    return results(leaves, torch.stack(outputs, 1), torch.cat(finals))
+
+
+@on_device
+@cases
+def test_error_is_at_most_twice_that_of_plain_pytorch(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = inputs(case)
+    exact = run([x.double() for x in args], case, "chunked")
+    if case.dtype == torch.float32:
+        plain = run(args, case, "recurrent" if case.time < 2000 else "chunked")
+    else:
+        plain = rounded_loop(args, case)
+    for name in ("empty", "empty_like"):
+        new = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, new=new, **b: new(*a, **b).fill_(torch.nan))
+    ours = run(args, case, "triton")
+    number = torch.finfo(case.dtype)
+    rounding = max(4 * torch.finfo(torch.float32).eps, number.eps / 4)
+    smallest = number.smallest_normal * number.eps
+    too_far = {}
+    for name, x, y, z in zip(NAMES, ours, plain, exact, strict=True):
+        error, allowed = ((part.double() - z).norm() for part in (x, y))
+        if not error <= 2 * allowed + rounding * z.norm() + smallest * z.numel() ** 0.5:
+            too_far[name] = [(e / z.norm()).item() for e in (error, allowed)]
+    assert not too_far
+
+
+@on_device
+def test_runs_are_equal_to_the_bit() -> None:
+    case = Case(67, documents=(1, 66), K=32 if INTERPRETED else 128)
+    for x, y in zip(*(run(inputs(case), case, "triton") for _ in range(2)), strict=True):
+        assert torch.equal(x, y)
+
+
+@on_device
+def test_states_are_optional() -> None:
+    *args, _ = inputs(Case(5))
+    both = []
+    for impl in ("triton", "chunked"):
+        leaves = [x.detach().requires_grad_() for x in args]
+        o, none = retention(*leaves, output_final_state=False, impl=impl)
+        assert none is None
+        only_o = torch.autograd.grad(o.sin().sum(), leaves)
+        _, final = retention(*leaves, impl=impl)
+        both.append([o, final, *only_o, *torch.autograd.grad(final.sin().sum(), leaves[1:])])
+    for ours, plain in zip(*both, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+@on_device
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16 if INTERPRETED else torch.bfloat16])
+def test_step_is_the_plain_step_in_place(dtype: torch.dtype) -> None:
+    q, k, v, log_decay, state = inputs(Case(3, dtype, K=24, V=40, batch=2, heads=2))
+    for t in range(3):
+        now = [x[:, t] for x in (q, k, v)]
+        o, after = retention_step(*now, log_decay, state, impl="plain")
+        ours, same = retention_step(*now, log_decay, state, impl="triton")
+        assert same is state
+        torch.testing.assert_close(ours, o, rtol=torch.finfo(dtype).eps, atol=1e-5)
+        torch.testing.assert_close(state, after)
+    with pytest.raises(ValueError, match="found inputs that require a gradient"):
+        retention_step(*now, log_decay, state.requires_grad_(), impl="triton")
+
+
+@pytest.mark.gpu
+def test_step_runs_in_a_cuda_graph() -> None:
+    q, k, v, log_decay, state = inputs(Case(3, torch.bfloat16, K=64, V=64, batch=2, heads=2))
+    now, ours, plain = [x[:, 0].clone() for x in (q, k, v)], state.clone(), state.clone()
+    retention_step(*now, log_decay, state.clone())
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        o, _ = retention_step(*now, log_decay, ours)
+    ours.copy_(state)
+    for t in range(3):
+        for x, y in zip(now, (q, k, v), strict=True):
+            x.copy_(y[:, t])
+        graph.replay()
+        exact, plain = retention_step(*now, log_decay, plain, impl="plain")
+        torch.testing.assert_close(o, exact, rtol=2**-7, atol=1e-5)
+        torch.testing.assert_close(ours, plain)
+
+
+@on_device
+def test_float64_and_wide_heads_are_refused() -> None:
+    *args, _ = inputs(Case(2))
+    with pytest.raises(TypeError, match="found float64; allowed with triton: float32"):
+        retention(*(x.double() for x in args), impl="triton")
+    *args, _ = inputs(Case(2, V=257))
+    with pytest.raises(ValueError, match="v: found width 257; allowed with triton: at most 256"):
+        retention(*args, impl="triton")
+
+
+if not INTERPRETED:
+
+    def test_in_the_interpreter() -> None:
+        command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-x"]
+        result = subprocess.run(
+            [*command, str(Path(__file__))],
+            env={**os.environ, "TRITON_INTERPRET": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stdout
+
+    def test_cpu_tensors_are_refused_without_the_interpreter() -> None:
+        x = torch.zeros(1, 2, 1, 4)
+        with pytest.raises(ValueError, match=r"q: found device cpu; allowed with impl 'triton'"):
+            retention(x, x, x, torch.zeros(1), impl="triton")
