@@ -125,15 +125,15 @@ OPS = (
        _sizes({**LTE_TINY, "time": 70, "kept": 0.25},
               {**LONG, **LTE, "heads": 16, "kv_heads": 16, "kept": 0.125},
               {"batch": 1, "time": 32768, **LTE, "heads": 32, "kv_heads": 8, "kept": 512 / 32768}),
-       make.lte, make.lte_flops, ATTENTION_BACKWARD, tests="test_lte_*.py"),
+       make.lte, make.lte_flops, ATTENTION_BACKWARD),
     Op("lte_streaming_cap", "lte_attention", ("torch", "triton"),
        _sizes({**LTE_TINY, "time": 70, "kept": 0.5, "budget": 6},
               {**LONG, **LTE, "kv_heads": 16, "kept": 0.25, "budget": 512}),
-       make.cap, make.no_flops, 0, tests="test_lte_*.py"),
+       make.cap, make.no_flops, 0),
     Op("lte_decode_step", "lte_attention", ("torch", "triton"),
        _sizes({**LTE_TINY, "budget": 5, "context": 40},
               *({"batch": n, "context": c, **LTE_STEP} for n in (1, 32) for c in (1024, 32768))),
-       make.lte_step, make.lte_step_flops, 0, tests="test_lte_*.py"),
+       make.lte_step, make.lte_step_flops, 0, tests="test_lte_decode*.py"),
     Op("nsa_attention", "nsa", ("chunked", "looped", "triton"),
        _sizes({**SHORT, **NSA_TINY, "kv_heads": 2}, {**LONG, **NSA})
        | {"b4-t4096-w1": {**LONG, **NSA, "window": 1}},  # as good as without the window branch

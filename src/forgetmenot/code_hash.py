@@ -88,15 +88,22 @@ class CodeHasher:
 
 def _dump(node: object) -> str:
     """A syntax tree as text, without what is empty: that is where Python versions differ."""
+    if isinstance(node, ast.Constant):
+        return f"Constant({node.value!r})"
+    if isinstance(node, ast.JoinedStr):  # 3.12 puts an empty text behind a nested field
+        parts = [part for part in node.values if not _is_empty_text(part)]
+        return f"JoinedStr({_dump(parts)})"
     if isinstance(node, ast.AST):
         fields = [(name, value) for name, value in ast.iter_fields(node) if value not in ([], None)]
-        if isinstance(node, ast.Constant):
-            fields = [("value", node.value)]  # None is a value here
         inside = ", ".join(f"{name}={_dump(value)}" for name, value in fields)
         return f"{type(node).__name__}({inside})"
     if isinstance(node, list):
         return f"[{', '.join(map(_dump, node))}]"
     return repr(node)
+
+
+def _is_empty_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value == ""
 
 
 def _imports_without_docstrings(tree: ast.Module, package: str) -> set[str]:

@@ -147,28 +147,37 @@ def test_the_prompt_is_read_twice(world: World, records: list[Record]) -> None:
 
 
 @pytest.mark.parametrize(("control", "steps", "rank"), [("ttt-1", 1, None), ("ttt-rank-4", 4, 2)])
+@pytest.mark.parametrize(
+    ("name", "targets"), [("rwkv4", ("key", "value")), ("gdn", ("up", "down"))]
+)
 def test_tuning_follows_the_true_gradient(
-    world: World, records: list[Record], control: str, steps: int, rank: int | None
+    world: World,
+    records: list[Record],
+    name: str,
+    targets: tuple[str, ...],
+    control: str,
+    steps: int,
+    rank: int | None,
 ) -> None:
     """Against plain gradient descent on a copy of the model, one prompt at a time."""
-    model = make(world, "rwkv4")
+    model = make(world, name)
     found = run(control, model, world, records)
-    names = [f"layers.{n}.{target}.weight" for n in (1, 3) for target in ("key", "value")]
+    names = [f"layers.{n}.{target}.weight" for n in (1, 3) for target in targets]
     for row in (0, 3):
         record = records[row]
         prompt = ids(world, record.prompt)
         tuned = copy.deepcopy(model)
-        weights = [dict(tuned.named_parameters())[name] for name in names]
+        weights = [dict(tuned.named_parameters())[place] for place in names]
         for _ in range(steps):
             logits_LV = tuned(prompt).logits_BLV[0, :-1]
             loss = F.cross_entropy(logits_LV, prompt[0, 1:])
             for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                 weight.data -= TUNING.rate * gradient
         before = dict(model.named_parameters())
-        for name, weight in zip(names, weights, strict=True):
+        for place, weight in zip(names, weights, strict=True):
             if rank is not None:
-                u, s, vh = torch.linalg.svd(weight.data - before[name].data)
-                weight.data = before[name].data + u[:, :rank] * s[:rank] @ vh[:rank]
+                u, s, vh = torch.linalg.svd(weight.data - before[place].data)
+                weight.data = before[place].data + u[:, :rank] * s[:rank] @ vh[:rank]
         with torch.inference_mode():
             state = model(prompt).state
             state = tuned(ids(world, record.body[0]), state=state).state

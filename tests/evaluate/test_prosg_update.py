@@ -13,8 +13,10 @@ from forgetmenot import model as models
 from forgetmenot.data import prosg_pf
 from forgetmenot.data.prosg.evalset import Record, read_records
 from forgetmenot.data.prosg.world import World
+from forgetmenot.errors import UserError
 from forgetmenot.evaluate.prosg import Options, measure
 from forgetmenot.evaluate.prosg_controls import EMPTY, controlled_state, prompt_state
+from forgetmenot.evaluate.prosg_harm import general_nll
 from forgetmenot.evaluate.prosg_rollout import roll_out
 from forgetmenot.mixers.base import select_rows
 
@@ -177,3 +179,39 @@ def detached(part: Any) -> Any:
     if isinstance(part, torch.Tensor):
         return part.detach()
     return type(part)(*map(detached, part)) if isinstance(part, tuple) else part
+
+
+class Reader:
+    """Remembers what it is given to read; every token is as likely as any other."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
+        self.read: list[torch.Tensor] = []
+
+    def __call__(self, ids_BL: torch.Tensor, state: None) -> models.Output:
+        self.read.append(ids_BL)
+        return models.Output(torch.zeros(*ids_BL.shape, self.vocabulary), None, [])
+
+
+def test_general_text_is_held_out_prose_where_there_is_some(
+    world: World, records: list[Record]
+) -> None:
+    stop = world.ids["."]
+    prose = np.resize([10, 11, 12, stop], 8000)
+    prose[7200:] = np.resize([20, 21, stop, stop], 800)  # the part for evaluation
+    with_prose = World(world.tokens, world.groups, world.settings, world.filler.ids, prose)
+    reader = Reader(len(world.tokens))
+    nats = general_nll(reader, with_prose, records, None, 300, "cpu")
+    assert nats == pytest.approx([np.log(len(world.tokens))] * len(records))
+    assert [part.shape[1] for part in reader.read] == [256, 44]
+    assert set(torch.cat(reader.read, 1).flatten().tolist()) == {20, 21, stop}
+    plain = Reader(len(world.tokens))
+    general_nll(plain, world, records, None, 40, "cpu")
+    general_nll(plain, world, records[2:3], None, 40, "cpu")
+    assert (plain.read[0][2] == plain.read[1][0]).all()
+    words = world.groups["filler"]
+    assert all(token == stop or token in words for token in plain.read[0].flatten().tolist())
+    with pytest.raises(
+        UserError, match="general_tokens: found 351; allowed with this dataset: up to 350"
+    ):
+        general_nll(plain, with_prose, records, None, 351, "cpu")

@@ -37,17 +37,16 @@ SMALL = [
 ]
 LARGE = [
     *SMALL,
+    Case(1025, 333, 77, 8),
     *(
         Case(time, inputs, outputs, rank, dtype, batch, bias)
-        for dtype in (torch.float32, torch.float16, torch.bfloat16)
+        for dtype in (torch.float16, torch.bfloat16)
         for time, inputs, outputs, rank, batch, bias in [
             (1, 512, 512, 8, 32, False),
-            (64, 256, 768, 16, 3, True),
-            (65, 768, 256, 64, 3, False),
             (127, 100, 1000, 1, 2, True),
-            (1025, 512, 512, 8, 2, False),
+            (1025, 256, 768, 16, 3, True),
             (4096, 333, 77, 100, 1, True),
-            (100, 1024, 4096, 128, 2, False),
+            (65, 1024, 2048, 128, 2, False),
         ]
     ),
 ]

@@ -45,15 +45,14 @@ LARGE = [
         Case(window, kept, 4, heads, groups, width, dtype, lengths=(0, 767, 768, 1024, 32768))
         for dtype in (torch.float32, torch.float16, torch.bfloat16)
         for window, kept, heads, groups, width in [
-            (769, 512, 16, 1, 64),
             (769, 512, 8, 4, 64),
-            (100, 2000, 2, 2, 16),
             (333, 77, 1, 16, 128),
             (65, 63, 3, 2, 256),
             (1024, 0, 4, 8, 96),
-            (5, 3, 2, 2, 32),
         ]
     ),
+    Case(100, 2000, 4, width=32, dtype=torch.bfloat16, lengths=(0, 100, 2100, 5000)),
+    Case(769, 512, 4, 16, 1, 64, torch.bfloat16, lengths=(0, 767, 768, 1024, 32768)),
     Case(769, 512, 4, dtype=torch.bfloat16, ties=True, lengths=tuple(range(700, 780)), steps=70),
 ]
 cases = pytest.mark.parametrize("case", SMALL if INTERPRETED else LARGE, ids=str)

@@ -45,20 +45,21 @@ LARGE = [
         Case(time, dtype, log_decay, 64, 64, documents, batch=2)
         for dtype in (torch.float32, torch.float16, torch.bfloat16)
         for time, log_decay, documents in [
-            *((time, -0.03, ()) for time in (1, 2, 63, 64, 65, 127, 100, 4096)),
+            *((time, -0.03, ()) for time in (1, 2, 63, 64, 65, 127, 100)),
             *((1025, log_decay, ()) for log_decay in (0.0, -0.03, -50.0)),
             (1025, -0.03, (1, 1, 700, 64, 257, 1, 1)),
         ]
     ),
     *(
-        Case(1025, dtype, K=K, V=V, batch=2)
+        Case(130, dtype, K=K, V=V, batch=2)
         for dtype in (torch.float32, torch.float16, torch.bfloat16)
         for K, V in [
             (16, 16), (16, 128), (32, 32), (32, 256), (64, 128), (96, 192), (128, 64), (128, 128),
             (256, 32), (256, 256),
         ]
     ),
-    Case(100, torch.bfloat16, K=24, V=40, batch=2, heads=2),
+    *(Case(4096, dtype, K=64, V=64, batch=2, heads=3) for dtype in (torch.float32, torch.bfloat16)),
+    Case(100, torch.bfloat16, K=24, V=40, batch=2, heads=3),
 ]  # fmt: skip
 cases = pytest.mark.parametrize("case", SMALL if INTERPRETED else LARGE, ids=str)
 on_device = (lambda test: test) if INTERPRETED else pytest.mark.gpu
@@ -83,8 +84,11 @@ def borders(case: Case) -> torch.Tensor | None:
 
 
 def results(leaves: list[torch.Tensor], o: torch.Tensor, final: torch.Tensor) -> list[torch.Tensor]:
-    """Outputs and every gradient of a loss that uses output and final state."""
-    loss = o.double().sin().sum() + (final * final.cos()).sum().double()
+    """Outputs and every gradient of a loss that uses output and final state.
+
+    The squares give log_decay a gradient that is no small difference of large sums.
+    """
+    loss = o.double().sin().sum() + final.double().square().sum()
     return [o, final, *torch.autograd.grad(loss, leaves)]
 
 
@@ -155,7 +159,7 @@ def test_states_are_optional() -> None:
         _, final = retention(*leaves, impl=impl)
         both.append([o, final, *only_o, *torch.autograd.grad(final.sin().sum(), leaves[1:])])
     for ours, plain in zip(*both, strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-4)
 
 
 @on_device

@@ -1,5 +1,6 @@
 """The table of costs, and variants whose weights were not trained here."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from forgetmenot import cost
 from forgetmenot.config_files import check, read_yaml
 from forgetmenot.errors import UserError
-from forgetmenot.report import context, render, results, tables
+from forgetmenot.report import context, render, results, tables, training
 from forgetmenot.report.build import build
 from forgetmenot.report.spec import Table
 
@@ -67,7 +68,7 @@ def test_fetched_weights_have_costs_and_results_but_no_training(write_results: A
     assert all(cell.sources for line in costs.cells for cell in line)
     training = grid_of("training_lte", spec)
     line = dict(zip([row.variant for row in training.rows], training.cells, strict=True))["gdn_lte"]
-    assert [cell.estimate is not None for cell in line] == [True, *[False] * 8]
+    assert [cell.estimate is not None for cell in line] == [True, *[False] * 9]
     assert training.notes.count("laLTE: not trained here; its weights were imported.") == 1
     found = results.load(spec["results"], spec["trains"])
     assert found.missing == []
@@ -91,3 +92,18 @@ def test_a_training_run_without_its_curve_is_missing(write_results: Any) -> None
     Path(spec["trains"]["recall/gdn/seed0"], "curve.jsonl").unlink()
     (message,) = results.load(spec["results"], spec["trains"]).missing
     assert "curve.jsonl does not exist" in message
+
+
+def test_utilisation_is_three_forward_passes_over_the_peak(write_results: Any) -> None:
+    spec = write_results(ALL, seeds=(0,))
+    folder = Path(spec["trains"]["recall/gdn_lte/seed0"])
+    stored = json.loads((folder / "manifest.json").read_text())
+    asked = {"train": {"precision": "bf16"}, "data": [{"options": {"contexts": [32, 64]}}]}
+    stored |= {"device": "NVIDIA H100 80GB HBM3", "spec": asked}
+    found = {m["metric"]: m["value"] for m in training.metrics(folder, stored)}
+    flops = cost.of(read_yaml(folder / "config.json"), [32]).flops_per_token[32]
+    assert found["mfu"] == pytest.approx(3 * flops * 100 / 989.5e12)
+    for change in ({"device": "cpu"}, {"spec": {**asked, "train": {"precision": "fp32"}}}):
+        names = {m["metric"] for m in training.metrics(folder, {**stored, **change})}
+        assert "mfu" not in names
+        assert "tokens_per_second" in names

@@ -1,6 +1,6 @@
 """Results travel as small files, prove themselves on arrival, and count as done."""
 
-import gzip
+import bz2
 import json
 import os
 import re
@@ -67,7 +67,7 @@ def arrived(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     folder = tmp_path / "two"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    assert pack.unpack(tmp_path / "small.tar.gz") == (3, 0)
+    assert pack.unpack(tmp_path / "small.tar.gz") == (3, 0, 0)
     return folder
 
 
@@ -111,6 +111,20 @@ def test_other_code_or_options_are_not_done_and_name_what_stayed_behind(arrived:
     assert done == [TASK]
 
 
+def test_results_that_are_not_what_is_asked_look_older_than_the_request(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack.pack("smoke", tmp_path / "small.tar.gz")
+    (tmp_path / "two").mkdir()
+    monkeypatch.chdir(tmp_path / "two")
+    fits = request("train", TRAIN, {"mqar": DATA})
+    other = request("evaluate", TASK, {"model": TRAIN, "data": DATA})
+    write_json(other, {**json.loads(other.read_text()), "code": "another"})
+    assert pack.unpack(tmp_path / "small.tar.gz") == (3, 0, 1)
+    assert Path(TRAIN, manifest.STAMP).stat().st_mtime >= fits.stat().st_mtime
+    assert Path(TASK, manifest.STAMP).stat().st_mtime < other.stat().st_mtime
+
+
 def test_packing_again_gives_the_same_archive_from_either_machine(
     machine: Path, arrived: Path, tmp_path: Path
 ) -> None:
@@ -121,7 +135,7 @@ def test_packing_again_gives_the_same_archive_from_either_machine(
 def test_results_that_are_there_stay_and_others_are_not_replaced(
     arrived: Path, tmp_path: Path
 ) -> None:
-    assert pack.unpack(tmp_path / "small.tar.gz") == (0, 3)
+    assert pack.unpack(tmp_path / "small.tar.gz") == (0, 3, 0)
     path = Path(TASK, manifest.MANIFEST)
     write_json(path, {**json.loads(path.read_text()), "id": "another"})
     with pytest.raises(UserError, match=f"{TASK}: has another result"):
@@ -143,6 +157,7 @@ def repack(source: Path, target: Path, change: dict[str, bytes]) -> Path:
     ("change", "message"),
     [
         ({f"{TASK}/results.json": b"{}"}, f"{TASK}/results.json: found sha256"),
+        ({f"{TRAIN}/{WEIGHTS}": b"x"}, f"{TRAIN}/{WEIGHTS}: found sha256"),  # listed as absent
         ({f"{TASK}/extra.txt": b"x"}, f"{TASK}/extra.txt: found sha256 .* no such output"),
         ({"results/../../x": b"x"}, "allowed: paths below results, data"),
         ({"/etc/x": b"x"}, "allowed: paths below"),
@@ -227,10 +242,10 @@ def test_published_results_can_be_put_in_place(
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.chdir(place)
-    assert pack.unpack(tmp_path / published_report) == (13, 0)
+    assert pack.unpack(tmp_path / published_report) == (13, 0, 0)
     lines = (place / "results/smoke/recall/gdn/seed0/recall/samples.jsonl").read_bytes()
-    kept = tmp_path / published_report / "results/smoke/recall/gdn/seed0/recall/samples.jsonl.gz"
-    assert gzip.decompress(kept.read_bytes()) == lines
+    kept = tmp_path / published_report / "results/smoke/recall/gdn/seed0/recall/samples.jsonl.bz2"
+    assert bz2.decompress(kept.read_bytes()) == lines
 
 
 def test_publishing_twice_or_before_the_report_is_refused(published_report: Path) -> None:

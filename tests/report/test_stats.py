@@ -118,6 +118,11 @@ def test_the_gradient_is_that_of_the_value(contrast: Contrast) -> None:
         assert contrast.gradient(means)[n] == pytest.approx(float(numeric), rel=1e-6)
 
 
+def test_a_share_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="value is 0"):
+        unpaired([[0.5], [0.0]], [[0.1], [0.1]], 0.0, 9, Contrast((1.0, -1.0), relative=True))
+
+
 def test_holm() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []

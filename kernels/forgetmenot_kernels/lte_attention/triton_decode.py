@@ -97,7 +97,7 @@ def _attend_kernel(
     if part == P - 1:
         tl.store(plan_ptr + 2 * head, length)
         tl.store(plan_ptr + 2 * head + 1, target)
-    for r in tl.static_range(R):
+    for r in range(R):
         row = head * R + r
         q = tl.load(q_ptr + row * D + d, mask=wide, other=0.0).to(tl.float32) * scale_log2
         scores = tl.where(seen, tl.sum(k.to(tl.float32) * q[None, :], 1), float("-inf"))
@@ -138,13 +138,13 @@ def _join_kernel(
         leaving = (rows + freed) * D + d
         k_moved = tl.load(cache_k_ptr + leaving, mask=wide)
         v_moved = tl.load(cache_v_ptr + leaving, mask=wide)
-    for r in tl.static_range(R):
+    for r in range(R):
         row = head * R + r
         lse = tl.load(lse_ptr + row * P + p, mask=p < P, other=float("-inf"))
         top = tl.max(lse, 0)
         total = tl.sum(tl.exp2(lse - top), 0)
         o = tl.zeros([BLOCK_D], tl.float32)
-        for start in tl.range(0, P, JOIN):
+        for start in range(0, P, JOIN):
             s = start + tl.arange(0, JOIN)
             share = tl.load(lse_ptr + row * P + s, mask=s < P, other=float("-inf"))
             at = (row * P + s)[:, None] * D + d[None, :]

@@ -101,13 +101,13 @@ class _Launch:
         self.borders = (None, None) if places is None else (places[0], places[2])
         self.tiles = (triton.cdiv(key_dim, TILE), triton.cdiv(value_dim, TILE))
         # sums of many tokens may leave float16's range
-        wide = torch.bfloat16 if q.dtype == torch.bfloat16 else torch.float32
-        self.state_dtype, self.state_shape = wide, (self.chunks, self.heads, key_dim, value_dim)
-        single = q.dtype == torch.float32
+        half = q.dtype == torch.bfloat16
+        self.state_dtype = torch.bfloat16 if half else torch.float32
+        self.state_shape = (self.chunks, self.heads, key_dim, value_dim)
         self.options: dict[str, Any] = {
             "H": self.heads, "K": key_dim, "V": value_dim, "C": CHUNK, "BK": TILE, "BV": TILE,
-            "VARLEN": places is not None, "PRECISION": "tf32x3" if single else "tf32",
-            "num_warps": 8 if single else 4, "num_stages": 1 if single else 3,
+            "VARLEN": places is not None, "PRECISION": "tf32x3", "num_warps": 4 if half else 8,
+            "num_stages": 3 if half else 1,
         }  # fmt: skip
 
     def states(

@@ -16,16 +16,20 @@ def _load_state(ptr, distance, d, D):
     """Three vectors of BD channels; the third is the exponent."""
     inside = d < D
     a = tl.load(ptr + d, mask=inside, other=0.0)
-    b = tl.load(ptr + distance + d, mask=inside, other=0.0)
-    return a, b, tl.load(ptr + 2 * distance + d, mask=inside, other=0.0)
+    ptr += distance
+    b = tl.load(ptr + d, mask=inside, other=0.0)
+    ptr += distance
+    return a, b, tl.load(ptr + d, mask=inside, other=0.0)
 
 
 @triton.jit
 def _store_state(ptr, distance, d, D, a, b, p):
     inside = d < D
     tl.store(ptr + d, a, mask=inside)
-    tl.store(ptr + distance + d, b, mask=inside)
-    tl.store(ptr + 2 * distance + d, p, mask=inside)
+    ptr += distance
+    tl.store(ptr + d, b, mask=inside)
+    ptr += distance
+    tl.store(ptr + d, p, mask=inside)
 
 
 @triton.jit

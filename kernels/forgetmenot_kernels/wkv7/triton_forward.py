@@ -25,9 +25,9 @@ def prepare_kernel(
     r_ptr, w_ptr, k_ptr, v_ptr, a_ptr, b_ptr, query_ptr, W_ptr, U_ptr, b_out_ptr, k_out_ptr,
     decay_ptr, rb_ptr, rk_ptr, X_ptr, ak_ptr, places_ptr, T, H, K, V,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, VARLEN: tl.constexpr,
-    KEEP: tl.constexpr, PRECISION: tl.constexpr, LEAF: tl.constexpr,
+    PRECISION: tl.constexpr, LEAF: tl.constexpr,
 ):  # fmt: skip
-    """Of one chunk: all that needs no state. X and ak are stored only with KEEP."""
+    """Of one chunk: all that needs no state."""
     chunk, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     first, count = chunk_place(chunk, places_ptr, T, C, VARLEN)
     if count <= 0:
@@ -59,9 +59,8 @@ def prepare_kernel(
     store_tile(rb_ptr + token * C, rb, H * C, count, 0, C, C, C)
     store_tile(rk_ptr + token * C, rk, H * C, count, 0, C, C, C)
     X = unit_lower_inverse(-ab, C, PRECISION)
-    if KEEP:
-        store_tile(X_ptr + token * C, X, H * C, count, 0, C, C, C)
-        store_tile(ak_ptr + token * C, ak, H * C, count, 0, C, C, C)
+    store_tile(X_ptr + token * C, X, H * C, count, 0, C, C, C)
+    store_tile(ak_ptr + token * C, ak, H * C, count, 0, C, C, C)
     for v0 in range(0, V, BV):
         v = load_float(v_ptr + token * V, H * V, count, v0, C, V, BV)
         U = tl.dot(X, tl.dot(ak, v, input_precision=PRECISION), input_precision=PRECISION)

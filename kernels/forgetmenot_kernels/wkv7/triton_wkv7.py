@@ -56,7 +56,7 @@ class _WKV7(torch.autograd.Function):
         ctx.save_for_backward(*inputs, initial)
         ctx.launch = launch = _Launch(inputs, len(initial), places)
         with torch.cuda.device_of(v):
-            parts = launch.prepare(inputs, keep=False)
+            parts = launch.prepare(inputs)
             states, read, final = launch.states(v, parts, initial)
             output_kernel[(*launch.grid, launch.value_tiles)](
                 v, parts["query"], parts["rb"], parts["rk"], states, read, o, launch.places,
@@ -75,7 +75,7 @@ class _WKV7(torch.autograd.Function):
         do, dfinal, dinitial = do.contiguous(), dfinal.contiguous(), torch.empty_like(initial)
         dr, dw, dk, dv, da, db = (torch.empty_like(x) for x in inputs)
         with torch.cuda.device_of(v):
-            parts = launch.prepare(inputs, keep=True)
+            parts = launch.prepare(inputs)
             states, read, _ = launch.states(v, parts, initial)
             dstates, dread, y = (torch.empty_like(x) for x in (states, read, read))
             dstates_kernel[launch.grid_over_time](
@@ -134,18 +134,16 @@ class _Launch:
         """An unfilled [B, T, H, width]."""
         return torch.empty(*self.lead, width, dtype=self.dtype, device=self.device)
 
-    def prepare(self, inputs: list[torch.Tensor], keep: bool) -> dict[str, torch.Tensor]:
+    def prepare(self, inputs: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Launch of `prepare_kernel`: its results by their names there."""
         parts = {name: self.new(self.key_dim) for name in ("query", "W", "b_out", "k_out")}
+        parts |= {name: self.new(CHUNK) for name in ("rb", "rk", "X", "ak")}
         parts["U"] = self.new(self.value_dim)
-        parts["decay"] = torch.empty(
-            self.chunks, self.heads, self.key_dim, dtype=torch.float32, device=self.device
-        )
-        parts |= {name: self.new(CHUNK) for name in ("rb", "rk", *(("X", "ak") if keep else ()))}
+        shape = (self.chunks, self.heads, self.key_dim)
+        parts["decay"] = torch.empty(shape, dtype=torch.float32, device=self.device)
         prepare_kernel[self.grid](
             *inputs, **{f"{name}_ptr": part for name, part in parts.items()},
-            **({} if keep else {"X_ptr": None, "ak_ptr": None}), places_ptr=self.places,
-            T=self.time, KEEP=keep, **self.float_tiles,
+            places_ptr=self.places, T=self.time, **self.float_tiles,
         )  # fmt: skip
         return parts
 

@@ -51,8 +51,8 @@ def table(found: dict[str, Any]) -> str:
         " Flex: compiled FlexAttention, same mask, made before; plain: the PyTorch form on the GPU"
     )
     for name, call in found["first_calls"].items():
-        target = f", target {call['target']:.0f} s" if call["target"] else ""
-        text.append(f"first call of {name}, compiled: {call['seconds']:.1f} s{target}")
+        took = f"{call['seconds']:.1f} s, target {call['target']:.0f} s"
+        text.append(f"first call of {name}, compilation included: {took}")
     text += [f"{name}: not shown: {reason}" for name, reason in found["refused"].items()]
     return "\n".join(text)
 

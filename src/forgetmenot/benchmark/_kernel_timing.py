@@ -41,10 +41,12 @@ def milliseconds(call: Call, repeats: int) -> list[float]:
     torch.cuda.synchronize()
     start = time.perf_counter()
     call()
-    host = (time.perf_counter() - start) * 1e3
-    one_flush, first = _timed(flush.zero_, flush, 1)[0], _timed(call, flush, 1)[0]
+    host = time.perf_counter() - start
+    torch.cuda.synchronize()
+    whole = time.perf_counter() - start
+    one_flush = _timed(flush.zero_, flush, 1)[0] / 1e3
     flushes = min(MOST_FLUSHES, 1 + math.ceil(2 * host / one_flush))
-    count = max(LEAST, min(repeats, int(SECONDS * 1e3 / first)))
+    count = max(LEAST, min(repeats, int(SECONDS / whole)))
     times = _timed(call, flush, count, flushes)
     low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
     return [middle, low, high]
@@ -110,7 +112,7 @@ def flex_attention(inputs: Inputs) -> Callable[..., torch.Tensor]:
     def seen(b: Any, h: Any, i: Any, j: Any) -> Any:
         return (j <= i) & ((i - j < window) | (i < until_BTH[b, j, h // groups]))
 
-    mask = torch.compile(flex.create_block_mask)(
+    mask = torch.compile(flex.create_block_mask, dynamic=False)(
         seen, len(q), q.shape[2], q.shape[1], q.shape[1], device=DEVICE
     )
     compiled = torch.compile(flex.flex_attention, dynamic=False)

@@ -60,8 +60,10 @@ def _run(options: argparse.Namespace) -> None:
         print(f"{options.archive}: {jobs} finished jobs, {size:.1f} MB")
     elif options.command == "unpack":
         for source in options.sources:
-            added, present = pack.unpack(source)
+            added, present, unfit = pack.unpack(source)
             print(f"{source}: {added} results added, {present} were there already")
+            if unfit:
+                print(f"  {unfit} of them are of other options or code and will be made anew")
     elif options.command == "publish":
         print(publish.publish(options.scale) / "index.html")
     else:

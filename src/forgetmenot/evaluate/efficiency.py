@@ -6,7 +6,7 @@ contexts by turns, so that noise of the machine hits all. What is reported are m
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -110,14 +110,16 @@ class _Row:
         prompt_BT, self.following_BT = tokens_BT[:, :context], tokens_BT[:, context:]
         self.prefill_seconds: list[float] = []
         self.decode_seconds: list[float] = []
+        self.state: Any = None
         self.peak = 0
         self.place = 0
         for number in range(WARMUP + options.prefills):
+            self.state = None
             self.state, seconds = self._timed(lambda: self._read(prompt_BT))
             if number >= WARMUP:
                 self.prefill_seconds.append(seconds)
         # Going on may write into the state; what it holds after the prompt is counted now.
-        self.state_bytes = sum(t.numel() * t.element_size() for t in _tensors(self.state)) // batch
+        self.state_bytes = _bytes(_tensors(self.state)) // batch
 
     def decode(self, timed: bool) -> None:
         """Go on by one block of steps."""
@@ -169,17 +171,24 @@ class _Row:
         return state
 
     def _timed(self, call: Callable[[], Any]) -> tuple[Any, float]:
+        """The call's result and seconds; notes the memory that it needs with weights and state.
+
+        The states of the other contexts are in memory too, so growth is what is measured.
+        """
         on_gpu = self.device.startswith("cuda")
+        before = 0
         if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        own = _bytes(self.model.parameters()) + _bytes(_tensors(self.state))
         start = time.perf_counter()
         result = call()
         if on_gpu:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         if on_gpu:
-            self.peak = max(self.peak, torch.cuda.max_memory_allocated())
+            self.peak = max(self.peak, own + torch.cuda.max_memory_allocated() - before)
         return result, seconds
 
 
@@ -205,6 +214,10 @@ def median(values: list[float]) -> tuple[float, float | None]:
     drawn = np.random.default_rng(0).choice(values, (DRAWS, len(values)))
     low, high = np.quantile(np.median(drawn, 1), (0.025, 0.975))
     return statistics.median(values), float(high - low) / (2 * NORMAL_QUANTILE)
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _tensors(state: Any) -> Iterator[torch.Tensor]:

@@ -106,7 +106,7 @@ def evaluate(model_dir: Path, data_dir: Path, options: Options, out: Path, devic
     model = models.load(model_dir).to(device)
     require_vocabulary(model, len(world.tokens), data_dir)
     metrics, samples = measure(model, world, data_dir, options, device)
-    example = _records(data_dir, options, _facts(world, options)[-1])[0]
+    example = _records(data_dir, options, _facts(world, options)[0])[0]
     about = {"body": options.mode, "prompt of the example": example.prompt.replace("\n", " ")}
     write_results(out, "prosg", metrics, samples, about=about)
 
@@ -140,7 +140,7 @@ def measure(
         metrics += update_metrics(
             model, world, records, facts, options.batch_size, options.gradients, device
         )
-        if "none" in found and facts == _facts(world, options)[-1]:
+        if "none" in found and facts == _facts(world, options)[0]:
             metrics += said(world, records[0], found["none"], run.distances, facts)
     return metrics, samples
 

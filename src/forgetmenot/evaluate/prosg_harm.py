@@ -13,6 +13,7 @@ from torch.nn import functional
 from forgetmenot.data.prosg.evalset import Record
 from forgetmenot.data.prosg.world import World
 from forgetmenot.data.sampling import sample_rng
+from forgetmenot.errors import UserError
 from forgetmenot.evaluate.prosg_rollout import CHUNK
 from forgetmenot.evaluate.results import Metric, Sample, metric
 from forgetmenot.evaluate.score import mean_stderr
@@ -24,9 +25,13 @@ def general_nll(
     """Nats a token of a held-out text of `tokens` tokens behind each prompt.
 
     Real prose where the world has it, else sentences of the filler grammar; a function of the
-    record's seed. The first token of each pass is not scored. `state` is used up.
+    record's seed. The first token of each pass is not scored. `state` is used up. Raises UserError
+    when the world has too little text.
     """
     text = world.prose or world.filler
+    most = (len(text.region(held=True)) - 100) // 2  # room for whole sentences and other places
+    if tokens > most:
+        raise UserError(f"general_tokens: found {tokens}; allowed with this dataset: up to {most}")
     rows = [
         text.segments(sample_rng(0, "prosg_pf general text", record.seed), [tokens], held=True)[0]
         for record in records

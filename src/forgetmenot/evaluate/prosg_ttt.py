@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from forgetmenot.model import LanguageModel, Output, State
+from forgetmenot.prosg import wrap
 from forgetmenot.prosg.apply import Hook, Targets, applied
 from forgetmenot.prosg.gradient import target_gradients
-from forgetmenot.prosg.options import Options
-from forgetmenot.prosg.wrapper import ProSG
 
 IGNORED = -100
 Change = list[dict[str, torch.Tensor]]
@@ -80,7 +79,7 @@ def tune(
     # A caller may be in inference mode, which records no gradients.
     with torch.inference_mode(False):
         try:
-            targets = ProSG(model, Options(generator="static")).targets()
+            targets = wrap(model, generator="static").targets()
         except (TypeError, ValueError):
             return None
         ids_BP, labels_BP = _padded(prompts, pad, device)

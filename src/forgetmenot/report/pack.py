@@ -5,6 +5,7 @@ verifies by its manifest and counts as done (see stage.py); a job that needs wha
 refused by name.
 """
 
+import bz2
 import gzip
 import hashlib
 import io
@@ -81,12 +82,13 @@ def pack(scale: str, archive: Path) -> int:
     return len(folders)
 
 
-def unpack(source: Path) -> tuple[int, int]:
+def unpack(source: Path) -> tuple[int, int, int]:
     """Put the results of an archive, or of a published folder, in their places.
 
-    Returns how many were added and how many were there already. Raises UserError, before anything
-    is written, for a file that its manifest does not know as it is, for a place that is no result's
-    and for a place that has another result.
+    Returns how many were added, how many were there already, and how many of those added are not
+    what is asked for here (other options or code), so that they will be made anew. Raises
+    UserError, before anything is written, for a file that its manifest does not know as it is, for
+    a place that is no result's and for a place that has another result.
     """
     jobs: dict[str, dict[str, bytes]] = {}
     for name, content in _read(source):
@@ -108,21 +110,30 @@ def unpack(source: Path) -> tuple[int, int]:
             if name not in (manifest.MANIFEST, manifest.STAMP):
                 write_bytes(Path(folder, name), content)
         write_bytes(Path(folder, manifest.MANIFEST), contents[manifest.MANIFEST])
-    _stamp(added)
-    return len(added), len(jobs) - len(added)
+    return len(added), len(jobs) - len(added), _stamp(added)
 
 
-def _stamp(added: Iterable[str]) -> None:
-    """Write the stamps last and with one time, so that none looks older than its inputs."""
-    stamps = []
+def _stamp(added: Iterable[str]) -> int:
+    """Write the stamps, last and with one time, so that none looks older than its inputs.
+
+    Where another result than this one is asked for here, the stamp gets a time before the request,
+    so that Snakemake makes the job anew; returns how many these are.
+    """
+    fit: list[Path] = []
+    unfit: list[Path] = []
     for folder in added:
         record = manifest.read_object(Path(folder, manifest.MANIFEST), "a manifest")
-        stamps.append(Path(folder, manifest.STAMP))
-        write_json(stamps[-1], {"id": record["id"]})
-    if stamps:
-        time = max(path.stat().st_mtime_ns for path in stamps)
-        for path in stamps:
-            os.utime(path, ns=(time, time))
+        request = Path("work/requests", f"{folder}.json")
+        asked = manifest.load_request(request) if request.exists() else record
+        stamp = Path(folder, manifest.STAMP)
+        write_json(stamp, {"id": record["id"]})
+        (fit if manifest.identity(asked) == manifest.identity(record) else unfit).append(stamp)
+    now = max((path.stat().st_mtime_ns for path in fit), default=0)
+    for path in fit:
+        os.utime(path, ns=(now, now))
+    for path in unfit:
+        os.utime(path, ns=(0, 0))
+    return len(unfit)
 
 
 def _read(source: Path) -> Iterator[Member]:
@@ -131,8 +142,8 @@ def _read(source: Path) -> Iterator[Member]:
             for path in sorted(source.joinpath(root).rglob("*")):
                 if path.is_file():
                     name, content = path.relative_to(source).as_posix(), path.read_bytes()
-                    if name.endswith(".gz"):
-                        name, content = name.removesuffix(".gz"), gzip.decompress(content)
+                    if name.endswith(".bz2"):
+                        name, content = name.removesuffix(".bz2"), bz2.decompress(content)
                     yield name, content
         return
     try:
@@ -182,7 +193,7 @@ def _check(source: Path, folder: str, contents: dict[str, bytes]) -> dict[str, A
         for name, content in contents.items()
         if name not in own
     }
-    for name in sorted({*found, *outputs} - set(away)):
+    for name in sorted({*found, *outputs} - (set(away) - set(found))):
         expected = outputs.get(name, {}).get("sha256", "no such output")
         if found.get(name, "no file") != expected:
             raise UserError(

@@ -71,8 +71,9 @@ def _memory(study: str, results: Results) -> tuple[list[int], list[int]]:
     for (name, _, task), group in results.found.items():
         if (name, task) != (study, TRAIN):
             continue
-        spec = json.loads((group[0].directory / "config.json").read_text(encoding="utf-8"))
-        for _, options in spec["layers"]:
+        config = group[0].directory / "config.json"
+        spec = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        for _, options in spec.get("layers", []):
             if options.get("window") is not None:
                 windows.append(options["window"])
                 filled.append(options["window"] + (options.get("budget") or 0))

@@ -4,7 +4,7 @@ reports/published/<scale>/ holds spec.json (what the report was asked), results/
 small files of the jobs, lines of samples compressed), and what is rendered from them.
 """
 
-import gzip
+import bz2
 from pathlib import Path
 
 from forgetmenot import manifest
@@ -34,7 +34,7 @@ def publish(scale: str, folder: Path = FOLDER) -> Path:
     for job in sorted(wanted | data):
         for name, content in pack.members(job):
             if name.endswith(".jsonl"):
-                write_bytes(out / f"{name}.gz", gzip.compress(content, mtime=0))
+                write_bytes(out / f"{name}.bz2", bz2.compress(content))
             else:
                 write_bytes(out / name, content)
     render(out)

@@ -137,8 +137,13 @@ class Contrast:
     relative: bool = False
 
     def value(self, means_KX: np.ndarray) -> np.ndarray:
-        """The contrast of K means, over any further axis X."""
+        """The contrast of K means, over any further axis X.
+
+        Raises ValueError for a share of nothing.
+        """
         if self.relative:
+            if not means_KX[1].all():
+                raise ValueError("the other side's value is 0, so there is no share of it")
             return np.asarray(self.weights[0] * (means_KX[0] / means_KX[1] - 1))
         return np.tensordot(np.array(self.weights), means_KX, 1)
 

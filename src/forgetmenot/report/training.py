@@ -12,6 +12,8 @@ from forgetmenot import manifest as manifest_files
 from forgetmenot.report.lines import read_lines
 
 WEIGHTS = "model.safetensors"
+# Dense bfloat16 operations a second that the makers' data sheets give, by a part of the name.
+PEAK_FLOPS = {"H200": 989.5e12, "H100": 989.5e12, "A100": 312e12}
 Value = tuple[str, dict[str, Any], Any]
 """Name, axis values and value of a metric."""
 
@@ -22,17 +24,18 @@ def metrics(
     """Metrics of the folder of a model's weights, in the long form of results.json.
 
     parameters (count). If the model was trained here, by its `manifest`: device (a text), steps,
-    tokens, seconds, tokens_per_second (median over the curve), final_loss (nats per token, mean of
-    the last tenth of the curve: one batch is too noisy), with learnable eviction kept_tokens (mean
-    over layers and heads at the end) and, where the curve has it, peak_bytes of memory. With
-    `contexts` (tokens): kind (a text), and state_bytes and flops_per_token at axis `context` (see
-    cost.py). Raises OSError for a missing file and ValueError for an
-    empty or missing curve.
+    tokens, seconds, tokens_per_second (median over the curve), mfu (see `_utilisation`), final_loss
+    (nats per token, mean of the last tenth of the curve: one batch is too noisy), with learnable
+    eviction kept_tokens (mean over layers and heads at the end) and, where the curve has it,
+    peak_bytes of memory. With `contexts` (tokens): kind (a text), and state_bytes and
+    flops_per_token at axis `context` (see cost.py). Raises OSError for a missing file and
+    ValueError for an empty or missing curve.
     """
     found: list[Value] = [("parameters", {}, count_parameters(directory))]
     if manifest.get("stage") == "train":
         found += _curve(directory / "curve.jsonl")
         found.append(("device", {}, str(manifest.get("device", "unknown"))))
+        found += _utilisation(directory, manifest, {n: v for n, _, v in found})
     if contexts:
         text = (directory / "config.json").read_text(encoding="utf-8")
         found += _cost(text, tuple(contexts))
@@ -60,6 +63,33 @@ def _curve(path: Path) -> list[Value]:
     if "peak_bytes" in last:
         found["peak_bytes"] = max(line.get("peak_bytes", 0) for line in lines)
     return [(name, {}, value) for name, value in found.items()]
+
+
+def _utilisation(
+    directory: Path, manifest: Mapping[str, Any], measured: Mapping[str, Any]
+) -> list[Value]:
+    """mfu: share of one GPU's peak that the model's own operations make up.
+
+    Three times the forward pass (the backward pass costs twice as much; what is computed again
+    does not count) of a token in the middle of the longest sequence trained on. Left out where the
+    device's peak is not known or training was not in bfloat16.
+    """
+    spec = manifest.get("spec", {})
+    device = str(manifest.get("device", ""))
+    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in device), None)
+    lengths = [length for part in spec.get("data", []) for length in _lengths(part["options"])]
+    if peak is None or spec.get("train", {}).get("precision") != "bf16" or not lengths:
+        return []
+    context = max(lengths) // 2
+    text = (directory / "config.json").read_text(encoding="utf-8")
+    forward = next(v for n, _, v in _cost(text, (context,)) if n == "flops_per_token")
+    return [("mfu", {}, 3 * forward * measured["tokens_per_second"] / peak)]
+
+
+def _lengths(options: Mapping[str, Any]) -> list[int]:
+    """Sequence lengths that a stream of training data names."""
+    found = [options.get("length"), *(options.get("lengths") or options.get("contexts") or [])]
+    return [length for length in found if length is not None]
 
 
 @functools.cache

@@ -176,6 +176,8 @@ class Trainer:
 
     def _line(self, norm: Tensor, seconds: float, tokens: int) -> dict[str, Any]:
         """A line of the curve: means since the last line, and the values of this step."""
+        on_gpu = self.accelerator.device.type == "cuda"
+        memory = {"peak_bytes": torch.cuda.max_memory_allocated()} if on_gpu else {}
         return {
             "step": self.step,
             "tokens": self.tokens,
@@ -183,6 +185,7 @@ class Trainer:
             "tokens_per_second": round(tokens / seconds, 1),
             "lr": learning_rate(self.step, self.options),
             "grad_norm": float(norm),
+            **memory,
             **self.means.take(),
             **self.controller.report(),
         }

@@ -13,6 +13,7 @@ from forgetmenot.report.figures import (
     learning_curves,
     niah_audit,
     niah_heat_map,
+    prosg_memory,
 )
 from forgetmenot.report.figures.style import Drawn
 from forgetmenot.report.results import Results
@@ -30,6 +31,7 @@ def draw_all(
         found.append(learning_curves.draw(study, config, results, styles))
         found += [kept_count.draw(study, variant, results) for variant in config["variants"]]
         found += [niah_heat_map.draw(study, config, task, results) for task in config["tasks"]]
+        found += [prosg_memory.draw(study, config, task, results) for task in config["tasks"]]
     drawn = [figure for figure in found if figure is not None]
     drawn += _kept_maps(results)
     for figure in drawn:
