@@ -296,6 +296,11 @@ def test_files_are_written(folder: Path, small: Path, tmp_path: Path) -> None:
     assert controls == {"none", "wrong-prompt", "no-prompt"}
     assert results["about"]["body"] == "interfering"
     assert results["about"]["prompt of the example"].startswith("<prompt> ")
+    options = replace(CELL, samples=2, controls=["none"], example=False)
+    evaluate(small, folder, options, tmp_path / "plain", "cpu")
+    plain = json.loads((tmp_path / "plain" / "results.json").read_text())
+    assert plain["about"] == {"body": "interfering"}
+    assert not select(plain["metrics"], "said")
     raw = [m for m in results["metrics"] if m["metric"] == "accuracy"]
     assert {tuple(sorted(m["at"])) for m in raw} == {("control", "distance", "facts", "kind")}
     assert all(m["n"] == 4 for m in raw if m["at"]["kind"] == "fact")

@@ -149,8 +149,10 @@ def test_compliance_falls_where_the_model_stops_following(folder: Path, world: W
     found = compliances(metrics, "none")
     kinds = {kind for kind, _ in found} & {"prefix", "format"}
     assert kinds
+    slopes = {m["at"]["kind"]: m["value"] for m in metrics if m["metric"] == "compliance_slope"}
     for kind in kinds:
         assert found[kind, 48] < found[kind, 0]
+        assert slopes[kind] < 0
 
 
 def test_self_text_reaches_each_distance_and_is_scored(folder: Path, world: World) -> None:

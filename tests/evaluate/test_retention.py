@@ -6,6 +6,7 @@ import pytest
 from forgetmenot.evaluate.retention import (
     Curve,
     area_under_forgetting_curve,
+    clustered_slope,
     half_distance,
     retention,
 )
@@ -96,3 +97,25 @@ def test_chance_accuracy_leaves_derived_values_undefined() -> None:
     for name in ("retention", "retention_given_capture", "aufc", "half_distance"):
         assert np.isnan(found[name][0]).all()
         assert np.isnan(found[name][1]).all()
+
+
+def test_slope_is_that_of_least_squares_with_clustered_errors() -> None:
+    rng = np.random.default_rng(0)
+    slopes, errors = [], []
+    for _ in range(300):
+        shared = 0.3 * rng.standard_normal((40, 1))  # all points of a cluster deviate together
+        x = rng.random((40, 5)) + np.arange(40)[:, None] % 4
+        y = 0.5 * x + shared + 0.1 * rng.standard_normal((40, 5))
+        fitted = clustered_slope([np.stack(pair, 1) for pair in zip(x, y, strict=True)])
+        assert fitted is not None
+        assert fitted[0] == pytest.approx(np.polyfit(x.ravel(), y.ravel(), 1)[0])
+        slopes.append(fitted[0])
+        errors.append(fitted[1])
+    assert np.mean(slopes) == pytest.approx(0.5, abs=0.01)
+    assert np.mean(errors) == pytest.approx(np.std(slopes), rel=0.15)
+
+
+def test_slope_of_one_cluster_or_place_is_undefined() -> None:
+    points = np.array([[0.0, 1.0], [1.0, 0.0]])
+    assert clustered_slope([points]) is None
+    assert clustered_slope([points[:1], points[:1]]) is None

@@ -72,6 +72,7 @@ class Options:
     ttt_clip: float = 0.3  # ttt: largest |dW| / |W| of a target, as ProSG's `clip`
     general_tokens: int = 128  # general text read after each prompt, for the harm; 0 = none
     gradients: int = 0  # prompts whose true gradients the update is compared with
+    example: bool = True  # tell the first prompt with the fewest facts, and what is said of it
 
     def __post_init__(self) -> None:
         if self.distances is not None and (
@@ -106,8 +107,10 @@ def evaluate(model_dir: Path, data_dir: Path, options: Options, out: Path, devic
     model = models.load(model_dir).to(device)
     require_vocabulary(model, len(world.tokens), data_dir)
     metrics, samples = measure(model, world, data_dir, options, device)
-    example = _records(data_dir, options, _facts(world, options)[0])[0]
-    about = {"body": options.mode, "prompt of the example": example.prompt.replace("\n", " ")}
+    about: dict[str, str] = {"body": options.mode}
+    if options.example:
+        prompt = _records(data_dir, options, min(_facts(world, options)))[0].prompt
+        about["prompt of the example"] = prompt.replace("\n", " ")
     write_results(out, "prosg", metrics, samples, about=about)
 
 
@@ -140,7 +143,7 @@ def measure(
         metrics += update_metrics(
             model, world, records, facts, options.batch_size, options.gradients, device
         )
-        if "none" in found and facts == _facts(world, options)[0]:
+        if options.example and "none" in found and facts == min(_facts(world, options)):
             metrics += said(world, records[0], found["none"], run.distances, facts)
     return metrics, samples
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from forgetmenot import model as models
@@ -19,6 +20,7 @@ from forgetmenot.data.prosg.world import World
 from forgetmenot.evaluate.prosg_controls import controlled_state
 from forgetmenot.evaluate.prosg_writer import Writer
 from forgetmenot.evaluate.results import Metric, Sample, metric, require_vocabulary, write_results
+from forgetmenot.evaluate.retention import clustered_slope
 from forgetmenot.evaluate.score import ratio_stderr
 from forgetmenot.files import write_text
 
@@ -56,7 +58,8 @@ def evaluate(model_dir: Path, data_dir: Path, options: Options, out: Path, devic
     Metrics at facts, control, kind of rule and position (first token of a bin): `compliance`, the
     share of occasions at which the rule was followed, left out where there were none, and
     `occasions`, their number a prompt; a trigger rule has one only where the model wrote the
-    trigger, and no rule has one in a text without full stops. Raises UserError when the folder
+    trigger, and no rule has one in a text without full stops. Without position:
+    `compliance_slope`, the change of the share a token. Raises UserError when the folder
     has no "task" files of the split, and when the vocabularies differ.
     """
     world = World.load(data_dir)
@@ -138,6 +141,14 @@ def _metrics(
         if pairs:
             value, stderr = ratio_stderr(right, asked)
             metrics.append(metric("compliance", here, value, stderr, len(pairs)))
+    for kind in sorted({kind for kind, _ in counts}):
+        texts = [[(o.position, o.followed) for o in found if o.kind == kind] for found in checked]
+        asked_texts = [np.array(text, dtype=float) for text in texts if text]
+        fitted = clustered_slope(asked_texts)
+        if fitted is not None:
+            metrics.append(
+                metric("compliance_slope", {**at, "kind": kind}, *fitted, len(asked_texts))
+            )
     return metrics
 
 

@@ -4,6 +4,7 @@ ProSG specification, sections 6.0 (capture and retention are separate) and 6.8 (
 All functions take curves of any number of rows [..., D], so that a bootstrap is one call.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,3 +98,22 @@ def _spread(values_R: np.ndarray) -> np.ndarray:
     mean = np.where(defined, values_R, 0.0).sum(0) / np.maximum(n, 1)
     square = np.where(defined, (values_R - mean) ** 2, 0.0).sum(0)
     return np.where(n > 1, np.sqrt(square / np.maximum(n - 1, 1)), np.nan)
+
+
+def clustered_slope(clusters: Sequence[np.ndarray]) -> tuple[float, float] | None:
+    """Least-squares slope of y over x and its standard error, points of a cluster not independent.
+
+    Each cluster holds points [n, 2] of (x, y). None with fewer than two clusters or values of x.
+    """
+    if len(clusters) < 2:
+        return None
+    x, y = np.concatenate(clusters).T
+    spread = ((x - x.mean()) ** 2).sum()
+    if spread == 0:
+        return None
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / spread
+    residual = y - y.mean() - slope * (x - x.mean())
+    ends = np.cumsum([len(points) for points in clusters])[:-1]
+    sums = np.array([part.sum() for part in np.split((x - x.mean()) * residual, ends)])
+    variance = (sums**2).sum() * len(clusters) / (len(clusters) - 1)
+    return float(slope), float(np.sqrt(variance) / spread)
