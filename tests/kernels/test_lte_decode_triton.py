@@ -133,6 +133,19 @@ def test_step_is_that_of_the_pytorch_form(case: Case) -> None:
 
 
 @on_device
+def test_kept_slots_are_looked_through_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    from forgetmenot_kernels.lte_attention import triton_decode
+
+    monkeypatch.setattr(triton_decode, "JOINED", 2)
+    monkeypatch.setattr(triton_decode, "KEPT", 2)
+    test_step_is_that_of_the_pytorch_form(
+        Case(3, 16, 2, heads=3, ties=True, lengths=(40, 1000), steps=24)
+    )
+    monkeypatch.setattr(triton_decode, "KEPT", 64)
+    test_step_is_that_of_the_pytorch_form(Case(70, 150, 2, heads=1, lengths=(71, 400)))
+
+
+@on_device
 def test_a_sequence_does_not_depend_on_its_batch() -> None:
     case = Case(70, 30, 4, dtype=torch.float16, lengths=(0, 90, 200))
     whole = filled(case)

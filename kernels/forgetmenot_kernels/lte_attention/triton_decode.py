@@ -16,6 +16,7 @@ LOG2_E = 1.4426950408889634
 SLOTS = 64  # of a part; half as many for wide heads
 WARPS = 4
 JOINED = 32  # parts that are joined at once
+KEPT = 1024  # kept slots that are looked through at once
 
 
 @triton.jit
@@ -77,10 +78,8 @@ def _attend_kernel(
     k_new = tl.load(k_ptr + head * D + d, mask=wide, other=0.0).to(tl.float32)
     v_new = tl.load(v_ptr + head * D + d, mask=wide, other=0.0).to(tl.float32)
     freed = length % W  # slot of the token that leaves, and of the new one
-    has_new = freed // BLOCK_C == part
     seen = (c < W) & (c <= length) & (c != freed)
     target = length * 0 - 1
-    has_moved = False
     k_moved = tl.zeros([BLOCK_D], tl.float32)
     v_moved = tl.zeros([BLOCK_D], tl.float32)
     if N > 0:
@@ -92,7 +91,6 @@ def _attend_kernel(
             k_moved = tl.load(cache_k_ptr + leaving, mask=there, other=0.0).to(tl.float32)
             v_moved = tl.load(cache_v_ptr + leaving, mask=there, other=0.0).to(tl.float32)
             target = _kept_slot(score_ptr + rows, position_ptr, length, W, N, sink, BLOCK_N)
-        has_moved = (target >= 0) & ((W + target) // BLOCK_C == part)
         seen = (seen | (position >= 0)) & ((c != W + target) | (target < 0))
     if part == P - 1:
         tl.store(plan_ptr + 2 * head, length)
@@ -101,8 +99,10 @@ def _attend_kernel(
         row = head * R + r
         q = tl.load(q_ptr + row * D + d, mask=wide, other=0.0).to(tl.float32) * scale_log2
         scores = tl.where(seen, tl.sum(k.to(tl.float32) * q[None, :], 1), float("-inf"))
-        new = tl.where(has_new, tl.sum(k_new * q, 0), float("-inf"))
-        moved = tl.where(has_moved, tl.sum(k_moved * q, 0), float("-inf"))
+        # wherever their slots lie, one part adds them
+        new = tl.where(part == 0, tl.sum(k_new * q, 0), float("-inf"))
+        enters = (target >= 0) & (part == P - 1)
+        moved = tl.where(enters, tl.sum(k_moved * q, 0), float("-inf"))
         top = tl.maximum(tl.maximum(tl.max(scores, 0), new), moved)
         top = tl.maximum(top, -1e38)  # finite where nothing is seen
         p = tl.exp2(scores - top)
@@ -200,7 +200,7 @@ def decode(
     with torch.cuda.device_of(q):
         _attend_kernel[(parts * batch * heads,)](
             q, k, v, *cache, part_o, part_lse, plan, scale * LOG2_E, sink, BLOCK_C=block_c,
-            BLOCK_N=min(1024, triton.next_power_of_2(max(1, kept))), num_warps=WARPS, **options,
+            BLOCK_N=min(KEPT, triton.next_power_of_2(max(1, kept))), num_warps=WARPS, **options,
         )  # fmt: skip
         _join_kernel[(batch * heads,)](
             k, v, *cache, part_o, part_lse, plan, o, sink,
