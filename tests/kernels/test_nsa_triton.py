@@ -184,7 +184,8 @@ def check(case: Case) -> None:
         assert torch.equal(x, y), f"{label}: two runs differ"
         allowed = 2 * (z.double() - e).norm() + 1e-6 * (e.norm() + e.numel() ** 0.5)
         assert (x.double() - e).norm() <= allowed, f"{label}: {(x.double() - e).norm()} > {allowed}"
-        worst = 2 * (z.double() - e).abs().max() + torch.finfo(case.dtype).eps * e.abs().max()
+        # a single element, summed in another order, may differ more than all of them together
+        worst = 4 * (z.double() - e).abs().max() + torch.finfo(case.dtype).eps * e.abs().max()
         assert (x.double() - e).abs().max() <= worst + 4e-6, f"{label}: largest error"
 
 

@@ -21,8 +21,9 @@ from forgetmenot_kernels.packing import Packing
 LOG2_E = 1.4426950408889634
 # bytes of the blocks' importance that exist at once
 IMPORTANCE_BYTES = 2**28
-# rows (queries x heads of a group) that one program of the keys' gradient walks over
-ITEM_ROWS = 4096
+# rows (queries x heads of a group) that one program of the keys' gradient walks over; fewer in
+# float32, where the rounding of a long sum is what errors are made of
+ITEM_ROWS, FLOAT32_ITEM_ROWS = 4096, 512
 # most chunks of queries, and least queries of one, for the pooled keys' gradient
 CHUNKS, CHUNK = 64, 64
 
@@ -159,7 +160,8 @@ def _key_gradients(
     config, heads, block = frame.config, frame.heads, frame.call.block
     width = k.shape[3]
     # the queries of each block
-    room = max(1, ITEM_ROWS // frame.padded)
+    rows = FLOAT32_ITEM_ROWS if q.dtype == torch.float32 else ITEM_ROWS
+    room = max(1, rows // frame.padded)
     tokens = bits.shape[2]
     count = bits.new_empty((heads * frame.blocks,))
     chosen = heads * tokens * min(frame.P, frame.call.selected)
