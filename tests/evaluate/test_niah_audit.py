@@ -45,21 +45,21 @@ def test_shares_are_what_the_last_token_sees(hybrid, needles, tmp_path):
     aux = hybrid(torch.tensor([ids])).aux[1]
     expected = (aux["visible_until_BTH"][0, place] > len(ids) - 1).tolist()
     assert samples["far"]["out_of_reach"]
-    assert samples["far"]["kept"] == {"1": [float(value) for value in expected]}
+    assert samples["far"]["seen"] == {"1": [float(value) for value in expected]}
     assert not samples["near"]["out_of_reach"]
-    assert samples["near"]["kept"] == {"1": [1.0, 1.0]}
+    assert samples["near"]["seen"] == {"1": [1.0, 1.0]}
     metrics = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]
     assert {entry["n"] for entry in metrics if entry["metric"] == "kept"} == {1}
     (group,) = json.loads((tmp_path / "out" / "audit.json").read_text())["groups"]
     assert (group["task"], group["length"], group["n"]) == ("niah_1", 40, 1)
-    assert group["layers"] == samples["far"]["kept"]
+    assert group["layers"] == samples["far"]["seen"]
 
 
 def sample(accuracy, kept, out_of_reach=True):
     return {
         "at": {"task": "niah_2", "length": 8, "depth": 0},
         "accuracy": accuracy,
-        "kept": {"1": kept},
+        "seen": {"1": kept},
         "out_of_reach": out_of_reach,
     }
 

@@ -51,7 +51,7 @@ class Options:
 
 
 def evaluate(model_dir: Path, data_dir: Path, options: Options, out: Path, device: str) -> None:
-    """Write results.json, samples.jsonl ({"kept": {layer: share of value tokens by head}}) and
+    """Write results.json, samples.jsonl ({"seen": {layer: share of value tokens by head}}) and
     audit.json (the shares by task, length, answer, layer and head: see `by_head`).
 
     At {"task", "length"}: "accuracy" of all samples; over those with the needle out of reach of
@@ -94,7 +94,7 @@ def measure(
             sample = answered[index]
             line = prompts[sample["id"]]
             places = value_tokens(tokenizer, line["input"], line["outputs"])
-            sample["kept"] = {
+            sample["seen"] = {
                 str(layer): seen_BTH[row, places].double().mean(0).tolist()
                 for layer, _, seen_BTH in layers
             }
@@ -155,8 +155,8 @@ def by_head(samples: list[Sample]) -> list[dict[str, Any]]:
             **dict(zip(("task", "length", "answer"), key, strict=True)),
             "n": len(group),
             "layers": {
-                layer: np.mean([sample["kept"][layer] for sample in group], axis=0).tolist()
-                for layer in group[0]["kept"]
+                layer: np.mean([sample["seen"][layer] for sample in group], axis=0).tolist()
+                for layer in group[0]["seen"]
             },
         }
         for key, group in sorted(groups.items())
@@ -168,12 +168,12 @@ def _mean(name: str, at: dict[str, Any], values: list[float]) -> list[Metric]:
 
 
 def _kept(sample: Sample) -> float:
-    shares = [share for heads in sample["kept"].values() for share in heads]
+    shares = [share for heads in sample["seen"].values() for share in heads]
     return sum(shares) / len(shares)
 
 
 def _whole(sample: Sample) -> bool:
-    return any(share == 1 for heads in sample["kept"].values() for share in heads)
+    return any(share == 1 for heads in sample["seen"].values() for share in heads)
 
 
 def _out_of_reach(model: Any, layers: list[Any], places: list[int], length: int) -> bool:
