@@ -97,6 +97,8 @@ def test_a_second_run_is_told_of_the_first_and_harms_nothing(project: Project) -
     first = subprocess.Popen(
         project.command(target), cwd=project.folder, env=project.environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        # where these tests are a background job, SIGINT is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     try:
         wait_for(running, first)
@@ -107,7 +109,11 @@ def test_a_second_run_is_told_of_the_first_and_harms_nothing(project: Project) -
         assert first.poll() is None
     finally:
         os.killpg(first.pid, signal.SIGINT)
-        first.wait(timeout=60)
+        try:
+            first.wait(timeout=60)
+        finally:
+            if first.poll() is None:
+                os.killpg(first.pid, signal.SIGKILL)
     assert {path: path.read_text() for path in before} == before
     assert project.planned(target) == {"train micro/recall/gdn/seed0"}
 

@@ -98,6 +98,11 @@ def verify(ops: list[Op], stamps: Path, limit: float | None) -> None:
             write_json(stamps / f"{name}.json", states[name])
 
 
+def _interruptible() -> None:
+    # A shell starts background jobs deaf to SIGINT, and their children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _pytest(arguments: list[str], output: int | IO[str]) -> subprocess.Popen[str]:
     """A run of pytest on GPU tests, started."""
     own = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
@@ -109,6 +114,7 @@ def _pytest(arguments: list[str], output: int | IO[str]) -> subprocess.Popen[str
         stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=_interruptible,
     )
 
 
