@@ -119,3 +119,12 @@ def test_slope_of_one_cluster_or_place_is_undefined() -> None:
     points = np.array([[0.0, 1.0], [1.0, 0.0]])
     assert clustered_slope([points]) is None
     assert clustered_slope([points[:1], points[:1]]) is None
+
+
+def test_a_capture_within_noise_of_chance_gives_no_shares() -> None:
+    # 3 of 20 right at distance 0, chance 0.1: above it, but by less than two standard errors
+    few = curve([[1.0, 1.0]] * 3 + [[0.0, 0.0]] * 17, [1.0] * 20, chance=0.1).estimates()
+    assert few["capture"][0] == pytest.approx(0.15)
+    assert all(np.isnan(few[name][0]).all() for name in ("retention", "aufc", "half_distance"))
+    many = curve([[1.0, 1.0]] * 12 + [[0.0, 0.0]] * 8, [1.0] * 20, chance=0.1).estimates()
+    assert many["aufc"][0] == pytest.approx(1.0)

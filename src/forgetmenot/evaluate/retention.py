@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 DRAWS = 1000
+SHARES = {"retention", "aufc", "half_distance"}  # of what was captured
 
 
 def retention(accuracy_RD: np.ndarray, chance: float) -> np.ndarray:
@@ -78,7 +79,9 @@ class Curve:
     def estimates(self, seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Each derived value with its standard error from a bootstrap over prompts (fixed seed).
 
-        NaN where a value is undefined; resamples in which it is undefined do not count.
+        NaN where a value is undefined; resamples in which it is undefined do not count. Shares of
+        the capture are undefined where it is within two standard errors of chance, too: they would
+        be quotients of noise.
         """
         prompts = np.flatnonzero(self.asked)
         rng = np.random.Generator(np.random.Philox(key=seed))
@@ -88,6 +91,10 @@ class Curve:
         )
         once = self.derived(np.ones((1, len(self.asked))))
         spread = self.derived(weight_RP)
+        error = np.nan_to_num(_spread(spread["capture"]))
+        if once["capture"][0] - 2 * error <= self.chance:
+            for name in SHARES.intersection(once):
+                once[name] = np.full_like(once[name], np.nan)
         return {name: (value[0], _spread(spread[name])) for name, value in once.items()}
 
 
