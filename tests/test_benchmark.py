@@ -135,6 +135,40 @@ def test_the_table_has_a_line_for_each_context(capsys: pytest.CaptureFixture[str
     assert [line.split()[0] for line in text.splitlines()[2:4]] == ["3", "1,003"]
 
 
+def windowed(folder: Path) -> str:
+    """The file of a small model's spec."""
+    layers = [["attention", {"heads": 2, "kv_heads": 2, "head_dim": 16, "window": 4}]]
+    spec = {
+        "hidden": 32, "vocab": None, "layers": layers, "norm_eps": 1e-6, "tie_embeddings": True,
+        "init_std": None, "prosg": None,
+    }  # fmt: skip
+    path = folder / "mine.json"
+    path.write_text(json.dumps(spec))
+    return str(path)
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_spec_stands_for_variant_and_size_and_needs_no_configuration(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "forgetmenot.variants", None)  # its import fails
+    found = run(capsys, "--spec", windowed(tmp_path), "--window", "6", "--contexts", "3")
+    assert found["options"]["variant"] == "mine"
+    assert found["contexts"][0]["largest_state_tensor_bytes"] == 4 * 6 * 32
+
+
+@pytest.mark.gpu
+def test_a_step_as_cuda_graphs_lists_its_kernels(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    spec = ("--spec", windowed(tmp_path))
+    found = run(capsys, *spec, "--contexts", "40", "--graph", "--profile")
+    (at,) = found["contexts"]
+    assert found["options"]["graph"]
+    assert at["net_growth_bytes"] == 0
+    assert sum(kernel["launches"] for kernel in at["kernels"]) > at["traced_steps"]
+
+
 def test_the_result_can_be_written_beside_the_table(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +194,9 @@ def test_benchmarks_are_the_files_of_the_folder(capsys: pytest.CaptureFixture[st
         (["decode", "--contexts", "5", "-1"], "contexts: found -1; allowed: 1 or more"),
         (["decode", "--size", "huge"], "size (or 0.4B, 1.4B): found 'huge'; allowed: "),
         (["decode", "--variant", "lte"], "variant: found 'lte'; allowed: "),
+        (["decode", "--device", "cpu", "--graph"], "graph: found device cpu; allowed: cuda"),
+        (["decode", "--spec", "none.json"], "none.json: not a readable model spec"),
+        (["decode", "--spec", "none.json", "--size", "1.4B"], "spec: found beside a size"),
         (["kernels", "--op", "wkv"], "op: found 'wkv'; allowed: lte_attention, "),
         (["kernels", "--repeats", "2"], "repeats: found 2; allowed: 3 or more"),
     ],

@@ -206,9 +206,11 @@ def wkv4(random: Random, s: Sizes) -> Inputs:
 
 
 def conv(random: Random, s: Sizes) -> Inputs:
-    """Inputs and taps."""
-    x = random.normal(s["batch"], s["time"], s["width"])
-    return Inputs((x, random.normal(s["width"], s["taps"])), {})
+    """Inputs and taps, and the state of a step."""
+    lead = tuple(s[name] for name in ("batch", "time", "width") if name in s)
+    x, weight = random.normal(*lead), random.normal(s["width"], s["taps"])
+    state = () if "time" in s else (random.normal(s["batch"], s["taps"] - 1, s["width"]),)
+    return Inputs((x, weight, *state), {})
 
 
 def low_rank(random: Random, s: Sizes) -> Inputs:
@@ -250,7 +252,7 @@ def no_flops(s: Sizes, inputs: Inputs) -> float:
 
 def conv_flops(s: Sizes, inputs: Inputs) -> float:
     """A product a tap."""
-    return 2.0 * s["batch"] * s["time"] * s["width"] * s["taps"]
+    return 2.0 * s["batch"] * s.get("time", 1) * s["width"] * s["taps"]
 
 
 def low_rank_flops(s: Sizes, inputs: Inputs) -> float:

@@ -134,3 +134,21 @@ def test_data_without_held_out_tokens_is_refused(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(UserError, match="no held-out tokens"):
         held_out(tmp_path, 1, 4)
+
+
+def test_cuda_graphs_are_refused_without_a_gpu(tokens: Path) -> None:
+    options = Options(contexts=[5], prefills=1, blocks=1, steps=1, graph=True)
+    with pytest.raises(UserError, match="graph: found true on cpu; allowed: on cuda only"):
+        measure(models.build(WINDOW).eval(), tokens, options, "cpu")
+
+
+@pytest.mark.gpu
+def test_decoding_as_cuda_graphs_is_timed_and_said(tokens: Path) -> None:
+    options = Options(contexts=[5, 8], prefills=1, blocks=2, steps=3, graph=True)
+    window = spec("attention", heads=2, kv_heads=2, head_dim=16, window=4)
+    metrics, _ = measure(models.build(window).eval().cuda(), tokens, options, "cuda")
+    assert all(entry["value"] > 0 for entry in entries(metrics, "decode_ms").values())
+    assert {"CUDA graphs"} == {e["value"] for e in metrics if e["metric"] == "decoding"}
+    full = spec("attention", heads=2, kv_heads=2, head_dim=16)
+    with pytest.raises(UserError, match="graph: layer 0: found the mixer 'attention'"):
+        measure(models.build(full).eval().cuda(), tokens, options, "cuda")

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from forgetmenot_kernels.short_conv import short_conv
+from forgetmenot_kernels.short_conv import short_conv, short_conv_step
 
 
 @pytest.mark.parametrize("time", [1, 2, 3, 4, 17])
@@ -78,3 +78,31 @@ def test_errors_name_the_argument() -> None:
         short_conv(x.repeat(2, 1, 1), weight, cu_seqlens=torch.tensor([0, 3]))
     with pytest.raises(ValueError, match=r"cu_seqlens: found \[0, 3, 3\]"):
         short_conv(x, weight, cu_seqlens=torch.tensor([0, 3, 3]))
+
+
+@pytest.mark.parametrize("taps", [1, 2, 4])
+def test_steps_are_one_sequence_and_change_the_state_in_place(taps: int) -> None:
+    x, weight = torch.randn(3, 9, 5).double(), torch.randn(5, taps).double()
+    whole, final = short_conv(x, weight, impl="recurrent")
+    state = x.new_zeros(3, taps - 1, 5)
+    address = state.data_ptr()
+    outputs = [short_conv_step(x_BD, weight, state) for x_BD in x.unbind(1)]
+    torch.testing.assert_close(torch.stack(outputs, 1), whole)
+    assert torch.equal(state, final)
+    assert state.data_ptr() == address
+
+
+def test_errors_of_a_step_name_the_argument() -> None:
+    x, weight, state = torch.zeros(2, 5), torch.zeros(5, 4), torch.zeros(2, 3, 5)
+    with pytest.raises(ValueError, match=r"x: found shape \(2, 1, 5\); allowed: \[B, D\]"):
+        short_conv_step(x[:, None], weight, state)
+    with pytest.raises(ValueError, match=r"weight: found shape \(4, 4\); allowed: \(5, W\)"):
+        short_conv_step(x, weight[:4], state)
+    with pytest.raises(ValueError, match=r"state: found shape \(2, 2, 5\); allowed: \(2, 3, 5\)"):
+        short_conv_step(x, weight, state[:, 1:])
+    with pytest.raises(ValueError, match=r"state: found strides .* allowed: contiguous"):
+        short_conv_step(x, weight, torch.zeros(2, 5, 3).mT)
+    with pytest.raises(ValueError, match="weight: found one that requires a gradient"):
+        short_conv_step(x, weight.requires_grad_(), state)
+    with pytest.raises(TypeError, match=r"state: found dtype torch.int64"):
+        short_conv_step(x, weight.detach(), state.long())

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from forgetmenot_kernels.short_conv import short_conv
+from forgetmenot_kernels.short_conv import short_conv, short_conv_step
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -46,6 +46,7 @@ LARGE = [
 ]
 cases = pytest.mark.parametrize("case", SMALL if INTERPRETED else LARGE, ids=str)
 on_device = (lambda test: test) if INTERPRETED else pytest.mark.gpu
+on_gpu = not INTERPRETED
 
 
 def inputs(case: Case) -> list[torch.Tensor]:
@@ -87,6 +88,24 @@ def test_error_is_at_most_twice_that_of_plain_pytorch(
 
 
 @on_device
+@pytest.mark.parametrize("taps", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16] + [torch.bfloat16] * on_gpu)
+@pytest.mark.parametrize("width", [20, 130] + [3072] * on_gpu)
+@torch.no_grad()
+def test_step_is_the_plain_step_in_place(taps: int, dtype: torch.dtype, width: int) -> None:
+    x, weight, state = inputs(Case(6, width, taps, dtype, batch=3))
+    plain_state, exact_state, address = state.clone(), state.double(), state.data_ptr()
+    for x_BD in x.unbind(1):
+        exact = short_conv_step(x_BD.double(), weight.double(), exact_state, impl="plain")
+        plain = short_conv_step(x_BD, weight, plain_state, impl="plain")
+        ours = short_conv_step(x_BD, weight, state, impl="triton")
+        rounding = 2 * torch.finfo(torch.float32).eps * exact.norm()
+        assert (ours.double() - exact).norm() <= 2 * (plain.double() - exact).norm() + rounding
+        assert torch.equal(state, plain_state)
+    assert state.data_ptr() == address
+
+
+@on_device
 def test_runs_are_equal_to_the_bit() -> None:
     case = Case(70, documents=(1, 69))
     for x, y in zip(*(run(inputs(case), case, "triton") for _ in range(2)), strict=True):
@@ -98,6 +117,8 @@ def test_float64_is_refused() -> None:
     x, weight, _ = (x.double() for x in inputs(Case(2)))
     with pytest.raises(TypeError, match="found float64; allowed with triton: float32"):
         short_conv(x, weight, impl="triton")
+    with pytest.raises(TypeError, match="found float64; allowed with triton: float32"):
+        short_conv_step(x[:, 0], weight, x.new_zeros(2, 3, 20), impl="triton")
 
 
 if not INTERPRETED:
@@ -115,3 +136,19 @@ if not INTERPRETED:
     def test_cpu_tensors_are_refused_without_the_interpreter() -> None:
         with pytest.raises(ValueError, match=r"x: found device cpu; allowed with impl 'triton'"):
             short_conv(torch.zeros(1, 2, 3), torch.zeros(3, 4), impl="triton")
+
+    @pytest.mark.gpu
+    @torch.no_grad()
+    def test_a_cuda_graph_holds_steps() -> None:
+        x, weight, state = inputs(Case(4, 300))
+        expected, _ = short_conv(x, weight, initial_state=state)
+        token = x[:, 0].clone()
+        short_conv_step(token, weight, state.clone())  # compiled before the capture
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = short_conv_step(token, weight, state)
+        for t, x_BD in enumerate(x.unbind(1)):
+            token.copy_(x_BD)
+            graph.replay()
+            torch.testing.assert_close(y, expected[:, t])
+        assert torch.equal(state, x[:, -3:])

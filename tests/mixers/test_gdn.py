@@ -28,3 +28,14 @@ def test_rwkv4_decays_cover_short_and_long_memory() -> None:
     assert decay.max() > 0.99
     assert decay.min() < 1e-3
     assert (decay.diff() <= 0).all()
+
+
+@torch.no_grad()
+def test_a_step_changes_the_state_in_place() -> None:
+    mixer = Mixer(Place(16), Options(heads=2, key_dim=4, value_dim=6)).eval()
+    _, state, _ = mixer(torch.randn(3, 5, 16))
+    before = [x.clone() for x in state[:2]]
+    _, after, _ = mixer(torch.randn(3, 1, 16), state)
+    for new, old, value in zip(after[:2], state[:2], before, strict=True):
+        assert new is old
+        assert not torch.equal(new, value)

@@ -184,8 +184,33 @@ def test_a_damaged_result_is_not_packed(machine: Path, tmp_path: Path) -> None:
         pack.pack("smoke", tmp_path / "x.tar.gz")
     assert report.command(["pack", "x.tar.gz", "--scale", "none"]) == 2
     write_text(Path("text.tar.gz"), "no archive")
-    with pytest.raises(UserError, match="not an archive of results"):
+    with pytest.raises(UserError, match="not a whole archive of results"):
         pack.unpack(Path("text.tar.gz"))
+
+
+def test_an_archive_that_was_cut_off_is_refused(machine: Path) -> None:
+    pack.pack("smoke", Path("whole.tar.gz"))
+    Path("half.tar.gz").write_bytes(Path("whole.tar.gz").read_bytes()[:-400])
+    with pytest.raises(UserError, match=r"half.tar.gz: not a whole archive of results"):
+        pack.unpack(Path("half.tar.gz"))
+
+
+def test_packing_says_what_is_not_finished_or_not_as_asked(
+    machine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["pack", "x.tar.gz", "--scale", "smoke"]
+    assert report.command(arguments) == 0
+    assert capsys.readouterr().out == "x.tar.gz: 3 finished jobs, 0.0 MB\n"
+    request("evaluate", f"results/{KEY}/niah", {"model": TRAIN})
+    path = request("evaluate", TASK, {"model": TRAIN, "data": DATA})
+    write_json(path, {**json.loads(path.read_text()), "code": "another"})
+    assert report.command(arguments) == 0
+    told = capsys.readouterr().out
+    assert "1 jobs of smoke are not finished, and not in it" in told
+    assert "1 in it are of other options, code or inputs" in told
+    Path(DATA, manifest.MANIFEST).unlink()
+    assert report.command(arguments) == 2
+    assert f"{DATA}/manifest.json: found no file" in capsys.readouterr().err
 
 
 @pytest.fixture

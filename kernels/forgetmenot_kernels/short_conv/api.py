@@ -8,7 +8,7 @@ import torch
 
 from forgetmenot_kernels.checks import check_floating, check_shape, choose
 from forgetmenot_kernels.packing import Packing, make_packing, pad, unpad
-from forgetmenot_kernels.short_conv.reference import last_inputs, recurrent, shifted
+from forgetmenot_kernels.short_conv.reference import last_inputs, recurrent, shifted, step
 from forgetmenot_kernels.triton_device import check_triton_device, default_form
 
 
@@ -45,10 +45,7 @@ def short_conv(
     check_floating("weight", weight)
     if x.dim() != 3 or 0 in x.shape:
         raise ValueError(f"x: found shape {tuple(x.shape)}; allowed: [B, T, D], none of them 0")
-    if weight.dim() != 2 or len(weight) != x.shape[2] or weight.shape[1] == 0:
-        raise ValueError(
-            f"weight: found shape {tuple(weight.shape)}; allowed: ({x.shape[2]}, W), W at least 1"
-        )
+    _check_weight(weight, x.shape[2])
     forms: dict[str, Callable[..., Any]] = {
         "shifted": functools.partial(_run_padded, shifted),
         "recurrent": functools.partial(_run_padded, recurrent),
@@ -66,6 +63,58 @@ def short_conv(
     initial_state = initial_state.to(x.dtype)
     y = run(x, weight, initial_state, packing)
     return y, last_inputs(x, initial_state, packing) if output_final_state else None
+
+
+def short_conv_step(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    state: torch.Tensor,
+    *,
+    impl: str | None = None,
+) -> torch.Tensor:
+    """One token of every sequence; the state is changed in place: no new tensor, no waiting.
+
+    Args:
+        x: inputs [B, D].
+        weight: taps [D, W], as in `short_conv`.
+        state: the W - 1 inputs before x [B, W - 1, D], oldest first, contiguous, as `short_conv`
+            returns it. The oldest is dropped and x appended.
+        impl: "triton" (default on CUDA; float32, float16 or bfloat16; one launch, which a CUDA
+            graph can hold) or "plain" (default elsewhere).
+
+    Returns:
+        y [B, D]. No gradients: `short_conv` with T = 1 has them.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape or implementation, a state that is not
+            contiguous, or inputs that require a gradient, named.
+    """
+    for name, tensor in {"x": x, "weight": weight, "state": state}.items():
+        check_floating(name, tensor)
+        if torch.is_grad_enabled() and tensor.requires_grad:
+            raise ValueError(f"{name}: found one that requires a gradient; allowed: none in a step")
+    if x.dim() != 2 or 0 in x.shape:
+        raise ValueError(f"x: found shape {tuple(x.shape)}; allowed: [B, D], none of them 0")
+    _check_weight(weight, x.shape[1])
+    check_shape("state", state, (len(x), weight.shape[1] - 1, x.shape[1]), "[B, W - 1, D]")
+    if not state.is_contiguous():
+        raise ValueError(f"state: found strides {state.stride()}; allowed: contiguous")
+    forms: dict[str, Callable[..., torch.Tensor]] = {"plain": step, "triton": _step_triton}
+    return choose(forms, impl or default_form(x, "plain"))(x, weight, state)
+
+
+def _step_triton(x: torch.Tensor, *args: torch.Tensor) -> torch.Tensor:
+    check_triton_device("x", x)
+    from forgetmenot_kernels.short_conv.triton_conv import short_conv_step as form
+
+    return form(x, *args)
+
+
+def _check_weight(weight: torch.Tensor, width: int) -> None:
+    if weight.dim() != 2 or len(weight) != width or weight.shape[1] == 0:
+        raise ValueError(
+            f"weight: found shape {tuple(weight.shape)}; allowed: ({width}, W), W at least 1"
+        )
 
 
 def _run_padded(

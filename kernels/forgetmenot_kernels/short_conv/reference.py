@@ -31,6 +31,13 @@ def shifted(
     return F.silu(y_BTD)
 
 
+def step(x_BD: torch.Tensor, weight_DW: torch.Tensor, state_BWD: torch.Tensor) -> torch.Tensor:
+    """One token; the state is moved on by one input in place."""
+    recent_BWD = torch.cat((state_BWD.to(x_BD.dtype), x_BD[:, None]), 1)
+    state_BWD.copy_(recent_BWD[:, 1:])
+    return F.silu((recent_BWD * weight_DW.T).sum(1))
+
+
 def last_inputs(
     x_BTD: torch.Tensor, initial_state_BWD: torch.Tensor, packing: Packing | None
 ) -> torch.Tensor:

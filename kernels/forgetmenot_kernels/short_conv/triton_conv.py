@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""The short causal convolution through Triton, forward and backward.
+"""The short causal convolution through Triton: forward, backward and the step in place.
 
 All sequences lie one after another on the token axis: x is [tokens, D]. Nothing but the inputs is
 saved; the backward pass computes each sum anew, for the W tokens that an input reaches.
@@ -14,6 +14,7 @@ import triton.language as tl
 from forgetmenot_kernels.packing import Packing
 
 BT, BD = 32, 128  # tokens and channels of a program
+STEP_WARPS = 4  # of a program of BD channels: each is read and overwritten by one thread alone
 
 
 @triton.jit
@@ -136,6 +137,54 @@ def _state_backward_kernel(
     tl.store(out, dstate.to(dstate_ptr.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _step_kernel(
+    x_ptr, weight_ptr, state_ptr, y_ptr, D, W: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """One sequence's token: y, and the state moved on by one input."""
+    sequence = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    mask = d < D
+    x = tl.load(x_ptr + sequence * D + d, mask=mask, other=0.0)
+    weight = tl.load(weight_ptr + d * W + (W - 1), mask=mask, other=0.0)
+    total = x.to(tl.float32) * weight.to(tl.float32)
+    state_ptr += sequence * (W - 1) * D
+    for w in tl.static_range(W - 1):
+        earlier = tl.load(state_ptr + w * D + d, mask=mask, other=0.0)
+        weight = tl.load(weight_ptr + d * W + w, mask=mask, other=0.0)
+        total += earlier.to(tl.float32) * weight.to(tl.float32)
+        if w > 0:
+            tl.store(state_ptr + (w - 1) * D + d, earlier, mask=mask)
+    if W > 1:
+        last = x.to(state_ptr.dtype.element_ty)
+        tl.store(state_ptr + (W - 2) * D + d, last, mask=mask)
+    y = total / (1.0 + tl.exp(-total))
+    tl.store(y_ptr + sequence * D + d, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+def short_conv_step(
+    x_BD: torch.Tensor, weight_DW: torch.Tensor, state_BWD: torch.Tensor
+) -> torch.Tensor:
+    """As the public `short_conv_step`, of arguments that it has checked.
+
+    Raises TypeError for float64.
+    """
+    _check_dtype(x_BD, weight_DW, state_BWD)
+    x, weight = x_BD.contiguous(), weight_DW.contiguous()
+    (batch, width), taps = x.shape, weight.shape[1]
+    y = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype), device=x.device)
+    with torch.cuda.device_of(x):
+        _step_kernel[(batch, triton.cdiv(width, BD))](
+            x, weight, state_BWD, y, width, taps, BD, num_warps=STEP_WARPS
+        )
+    return y
+
+
+def _check_dtype(*tensors: torch.Tensor) -> None:
+    if any(x.dtype == torch.float64 for x in tensors):
+        raise TypeError("x: found float64; allowed with triton: float32, float16, bfloat16")
+
+
 def short_conv(
     x_BTD: torch.Tensor,
     weight_DW: torch.Tensor,
@@ -146,8 +195,7 @@ def short_conv(
 
     Raises TypeError for float64.
     """
-    if torch.float64 in (x_BTD.dtype, weight_DW.dtype):
-        raise TypeError("x: found float64; allowed with triton: float32, float16, bfloat16")
+    _check_dtype(x_BTD, weight_DW)
     return _ShortConv.apply(x_BTD, weight_DW, initial_state_BWD, packing)
 
 

@@ -7,17 +7,20 @@ context. Then single tokens follow, the contexts by turns, so that noise of the 
 import argparse
 import copy
 import dataclasses
+import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from forgetmenot import model as models
-from forgetmenot import variants
+from forgetmenot.benchmark._device_kernels import kernels
 from forgetmenot.benchmark._trace import Trace, record
 from forgetmenot.cli.evaluate import device
+from forgetmenot.decode_graph import DecodeGraph, tensors
 from forgetmenot.errors import UserError
 
 # Narrow, so that a CPU is quick, but with so large a cache that nothing else in a step is as large.
@@ -27,6 +30,7 @@ WARMUP = 3
 TRACED = 33
 QUARTILES = torch.tensor((0.25, 0.75), dtype=torch.float64)
 SHOWN = 5  # operators that a profile lists
+KERNELS = 12  # kernels that it lists
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"file in sizes/, 0.4B or 1.4B; without one: {SMALL[0]} with the paper's window of "
         f"{SMALL[1]} and budget of {SMALL[2]} tokens",
     )
+    parser.add_argument(
+        "--spec",
+        type=Path,
+        help="a model's spec (JSON, such as a trained model's config.json) instead of variant and "
+        "size: does without the configuration and what reads it",
+    )
     parser.add_argument("--window", type=int, help="instead of the size's own, where there is one")
     parser.add_argument("--budget", type=int, help="instead of the size's own, where there is one")
     parser.add_argument("--contexts", nargs="+", type=int, default=[2000, 20000], help="tokens")
@@ -46,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=100, help="timed steps at each context")
     parser.add_argument("--chunk", type=int, default=256, help="tokens read at once before")
     parser.add_argument("--vocab", type=int, default=1000, help="tokens of the vocabulary")
-    parser.add_argument("--profile", action="store_true", help="list what a step copies")
+    parser.add_argument("--profile", action="store_true", help="list what a step copies and runs")
+    parser.add_argument(
+        "--graph", action="store_true", help="steps as CUDA graphs; refused where that cannot be"
+    )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -60,6 +73,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if value < 1:
             raise UserError(f"{name}: found {value}; allowed: 1 or more")
     where = device(o.device)
+    if o.graph and where != "cuda":
+        raise UserError(f"graph: found device {where}; allowed: cuda")
     spec = _spec(o)
     with torch.device(where):
         model = models.build(spec).to(getattr(torch, o.dtype)).eval()
@@ -68,7 +83,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         runs = [
-            Sequence(model, state, context, random, o.batch, where)
+            Sequence(model, state, context, random, o, where)
             for context, state in _states(model, contexts, random, o, where)
         ]
         for n in range(WARMUP + o.repeats):
@@ -79,17 +94,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         measured = [_measured(run, o.profile) for run in runs]
     first, last = measured[0], measured[-1]
     return {
-        "options": {**vars(o), "device": where},
+        "options": {**vars(o), "spec": o.spec and str(o.spec), "device": where},
         "contexts": measured,
         "ratio": last["ms_per_token"] / first["ms_per_token"],
     }
 
 
 def _spec(o: argparse.Namespace) -> dict[str, Any]:
-    if o.size is None:
-        window, budget = SMALL[1:]
-        o.size, o.window, o.budget = SMALL[0], o.window or window, o.budget or budget
-    spec = variants.spec(o.variant, o.size, o.vocab, variants.library())
+    if o.spec is not None:
+        if o.size is not None:
+            raise UserError("spec: found beside a size; allowed: one of the two")
+        o.variant, o.size = o.spec.stem, "its own size"
+        spec = _read_spec(o)
+    else:
+        spec = _variant(o)
     for _, layer in spec["layers"]:
         for key in ("window", "budget"):
             if layer.get(key) is not None and getattr(o, key) is not None:
@@ -97,34 +115,77 @@ def _spec(o: argparse.Namespace) -> dict[str, Any]:
     return spec
 
 
+def _read_spec(o: argparse.Namespace) -> dict[str, Any]:
+    try:
+        spec: dict[str, Any] = json.loads(o.spec.read_text(encoding="utf-8"))
+        return {**spec, "layers": list(spec["layers"]), "vocab": spec["vocab"] or o.vocab}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{o.spec}: not a readable model spec ({error!r})") from error
+
+
+def _variant(o: argparse.Namespace) -> dict[str, Any]:
+    # here, since the configuration needs packages that a machine which only measures may lack
+    from forgetmenot import variants
+
+    if o.size is None:
+        window, budget = SMALL[1:]
+        o.size, o.window, o.budget = SMALL[0], o.window or window, o.budget or budget
+    return variants.spec(o.variant, o.size, o.vocab, variants.library())
+
+
 class Sequence:
     """A batch of sequences after `context` tokens that goes on one token a step."""
 
     def __init__(
-        self, model: Any, state: Any, context: int, random: torch.Generator, batch: int, where: str
+        self,
+        model: Any,
+        state: Any,
+        context: int,
+        random: torch.Generator,
+        o: argparse.Namespace,
+        where: str,
     ) -> None:
         self.model, self.state, self.context = model, state, context
-        self.random, self.batch, self.where = random, batch, where
+        self.random, self.batch, self.where = random, o.batch, where
         self.seconds: list[float] = []
+        self.graph = None
+        if o.graph:
+            try:
+                self.graph = DecodeGraph(model, state, self._tokens(1))
+            except ValueError as error:
+                raise UserError(f"graph: {error}") from None
 
     def step(self) -> float:
         """Go on by one random token; returns the seconds it took."""
-        ids_B1 = _tokens(self.model, self.random, self.batch, 1, self.where)
+        ids_B1 = self._tokens(1)
         _wait(self.where)
         start = time.perf_counter()
-        self.state = self.model(ids_B1, self.state).state
+        self._read(ids_B1)
         _wait(self.where)
         return time.perf_counter() - start
 
-    def trace(self, steps: int) -> Trace:
-        """Go on by random tokens under the profiler."""
-        ids_BT = _tokens(self.model, self.random, self.batch, steps, self.where)
+    def steps(self, count: int) -> Callable[[], None]:
+        """A function that goes on by so many random tokens."""
+        ids_BT = self._tokens(count)
 
         def call() -> None:
             for ids_B1 in ids_BT.split(1, 1):
-                self.state = self.model(ids_B1, self.state).state
+                self._read(ids_B1)
 
-        return record(call, self.where)
+        return call
+
+    def trace(self, steps: int) -> Trace:
+        """Go on by random tokens under the profiler."""
+        return record(self.steps(steps), self.where)
+
+    def _read(self, ids_B1: torch.Tensor) -> None:
+        if self.graph is None:
+            self.state = self.model(ids_B1, self.state).state
+        else:
+            self.graph.step(ids_B1)
+
+    def _tokens(self, length: int) -> torch.Tensor:
+        return _tokens(self.model, self.random, self.batch, length, self.where)
 
 
 def _states(
@@ -155,8 +216,7 @@ def _wait(where: str) -> None:
 def _measured(run: Sequence, profile: bool) -> dict[str, Any]:
     """Time of a step (ms), bytes of the state, and growth of memory over `TRACED` steps."""
     quartiles = torch.tensor(run.seconds, dtype=torch.float64).quantile(QUARTILES)
-    tensors = list(_tensors(run.state))
-    sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
+    sizes = [tensor.numel() * tensor.element_size() for tensor in tensors(run.state)]
     run.trace(1)  # the first trace also has what is allocated once and kept
     trace = run.trace(TRACED)
     found = {
@@ -174,23 +234,17 @@ def _measured(run: Sequence, profile: bool) -> dict[str, Any]:
         whole = [touch for touch in trace.touches if touch.bytes >= max(sizes)]
         found["whole_cache_operators"] = sum(touch.times for touch in whole)
         found["largest_operators"] = [dataclasses.asdict(t) for t in trace.touches[:SHOWN]]
+        found["kernels"] = [dataclasses.asdict(k) for k in kernels(run.steps(TRACED))]
     return found
-
-
-def _tensors(state: Any) -> Iterator[torch.Tensor]:
-    if isinstance(state, torch.Tensor):
-        yield state
-    elif isinstance(state, tuple | list):
-        for part in state:
-            yield from _tensors(part)
 
 
 def table(found: dict[str, Any]) -> str:
     """The measurement as text."""
     o = found["options"]
+    form = " as CUDA graphs" if o["graph"] else ""
     lines = [
         f"decode: {o['variant']} at {o['size']}, batch {o['batch']}, "
-        f"{o['dtype']} on {o['device']}, median of {o['repeats']} steps [quartiles]",
+        f"{o['dtype']} on {o['device']}{form}, median of {o['repeats']} steps [quartiles]",
         f"{'context':>9}  {'ms a token':>22}  {'mean':>8}  "
         f"{'state KiB':>11}  {'peak KiB':>9}  {'net KiB':>9}",
     ]
@@ -215,4 +269,18 @@ def table(found: dict[str, Any]) -> str:
             f"{touch['times']} times: {touch['name']}"
             for touch in at["largest_operators"]
         ]
+        lines += _kernel_lines(at["kernels"])
     return "\n".join(lines)
+
+
+def _kernel_lines(found: list[dict[str, Any]]) -> list[str]:
+    """Launches and time of one step on the GPU, and the kernels that take longest."""
+    if not found:
+        return []
+    launches, took = (sum(k[name] for k in found) / TRACED for name in ("launches", "microseconds"))
+    lines = [f"  kernels of a step: {launches:.1f} launches, {took:.1f} us of the device's time"]
+    return lines + [
+        f"  {k['microseconds'] / TRACED:>9.2f} us, {k['launches'] / TRACED:>6.1f} launches: "
+        f"{k['name'][:100]}"
+        for k in found[:KERNELS]
+    ]

@@ -44,31 +44,46 @@ def command(arguments: list[str]) -> int:
     commands.add_parser("published", help="render every published report from what it keeps")
     options = parser.parse_args(arguments)
     try:
-        _run(options)
+        (_carry if options.command in ("pack", "unpack") else _publish)(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     return 0
 
 
-def _run(options: argparse.Namespace) -> None:
-    from forgetmenot.report import pack, publish
+def _carry(options: argparse.Namespace) -> None:
+    """Pack or unpack. Imports nothing that draws: machines that only make results lack that."""
+    from forgetmenot.report import pack
 
-    if options.command == "pack":
-        jobs = pack.pack(options.scale, options.archive)
-        size = options.archive.stat().st_size / 1e6
-        print(f"{options.archive}: {jobs} finished jobs, {size:.1f} MB")
-    elif options.command == "unpack":
+    if options.command == "unpack":
         for source in options.sources:
             added, present, unfit = pack.unpack(source)
             print(f"{source}: {added} results added, {present} were there already")
             if unfit:
                 print(f"  {unfit} of them are of other options or code and will be made anew")
-    elif options.command == "publish":
-        print(publish.publish(options.scale) / "index.html")
+        return
+    jobs = pack.pack(options.scale, options.archive)
+    size = options.archive.stat().st_size / 1e6
+    print(f"{options.archive}: {jobs} finished jobs, {size:.1f} MB")
+    missing, other = pack.unfinished(options.scale)
+    if missing:
+        print(f"  {missing} jobs of {options.scale} are not finished, and not in it")
+    if other:
+        print(f"  {other} in it are of other options, code or inputs than are asked for now")
+    if missing or other:
+        print(f"  which: python -m forgetmenot.cli.batch results/{options.scale} --dry-run")
+
+
+def _publish(options: argparse.Namespace) -> None:
+    """Keep a report, or render again those that are kept."""
+    from forgetmenot.report import publish
+
+    if options.command == "publish":
+        folders = [publish.publish(options.scale)]
     else:
-        for folder in publish.render_all():
-            print(folder / "index.html")
+        folders = publish.render_all()
+    for folder in folders:
+        print(folder / "index.html")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch
 from forgetmenot import model as models
 from forgetmenot.data.tokenizer_folder import read_tokenizer_meta
 from forgetmenot.data.tokens import open_shards
+from forgetmenot.decode_graph import DecodeGraph, tensors
 from forgetmenot.errors import UserError
 from forgetmenot.evaluate.results import Metric, Sample, metric, require_vocabulary, write_results
 from forgetmenot.provenance import device_name, versions
@@ -37,6 +38,7 @@ class Options:
     steps: int = 32  # decoding steps in a block; some work comes only every so many tokens
     chunk: int = 2048  # tokens of a prompt read in one pass
     dtype: Literal["float32", "bfloat16"] = "float32"  # of weights and activations
+    graph: bool = False  # steps as CUDA graphs: refused off a GPU, and for states that grow
 
     def __post_init__(self) -> None:
         for name in ("contexts", "batches", "prefills", "blocks", "steps", "chunk"):
@@ -52,7 +54,8 @@ def evaluate(model_dir: Path, data_dir: Path, options: Options, out: Path, devic
     Metrics at {"context", "batch"}: prefill_ms, prefill_tokens_per_second, decode_ms (of one step,
     all sequences of the batch), decode_tokens_per_second, state_bytes (of one sequence, measured),
     and on a GPU peak_bytes of prefill and decoding together, weights included. At {"batch"}:
-    device, versions and dtype as texts. `data_dir` is a built token folder.
+    device, versions and dtype as texts, and with `graph` also decoding. `data_dir` is a built token
+    folder.
     """
     model = models.load(model_dir).to(device, getattr(torch, options.dtype))
     require_vocabulary(model, read_tokenizer_meta(data_dir)["vocab_size"], data_dir)
@@ -64,7 +67,12 @@ def evaluate(model_dir: Path, data_dir: Path, options: Options, out: Path, devic
 def measure(
     model: Any, data_dir: Path, options: Options, device: str
 ) -> tuple[list[Metric], list[Sample]]:
-    """Every number with the standard error of its median, and every timing."""
+    """Every number with the standard error of its median, and every timing.
+
+    Raises UserError when steps are asked for as CUDA graphs where that cannot be.
+    """
+    if options.graph and not device.startswith("cuda"):
+        raise UserError(f"graph: found true on {device}; allowed: on cuda only")
     metrics: list[Metric] = []
     samples: list[Sample] = []
     for batch in sorted(set(options.batches)):
@@ -78,18 +86,20 @@ def measure(
         for row in rows:
             metrics += row.metrics()
             samples += row.samples()
-        metrics += _texts(batch, options.dtype)
+        metrics += _texts(batch, options)
         del rows
     return metrics, samples
 
 
-def _texts(batch: int, dtype: str) -> list[Metric]:
+def _texts(batch: int, options: Options) -> list[Metric]:
     """What the numbers of a row hold for: they are this machine's."""
     found = {
         "device": device_name(),
         "versions": ", ".join(f"{k} {v}" for k, v in versions().items() if k in _SHOWN),
-        "dtype": dtype,
+        "dtype": options.dtype,
     }
+    if options.graph:
+        found["decoding"] = "CUDA graphs"
     at = {"batch": batch}
     return [{"metric": k, "at": at, "value": v, "stderr": None, "n": 1} for k, v in found.items()]
 
@@ -119,7 +129,13 @@ class _Row:
             if number >= WARMUP:
                 self.prefill_seconds.append(seconds)
         # Going on may write into the state; what it holds after the prompt is counted now.
-        self.state_bytes = _bytes(_tensors(self.state)) // batch
+        self.state_bytes = _bytes(tensors(self.state)) // batch
+        self.graph = None
+        if options.graph:
+            try:
+                self.graph = DecodeGraph(model, self.state, self.following_BT[:, :1])
+            except ValueError as error:
+                raise UserError(f"graph: {error}") from None
 
     def decode(self, timed: bool) -> None:
         """Go on by one block of steps."""
@@ -166,8 +182,11 @@ class _Row:
 
     def _step(self, block_BT: torch.Tensor) -> Any:
         state = self.state
-        for step in range(block_BT.shape[1]):
-            state = self.model(block_BT[:, step : step + 1], state).state
+        for ids_B1 in block_BT.split(1, 1):
+            if self.graph is None:
+                state = self.model(ids_B1, state).state
+            else:
+                self.graph.step(ids_B1)
         return state
 
     def _timed(self, call: Callable[[], Any]) -> tuple[Any, float]:
@@ -181,7 +200,7 @@ class _Row:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-        own = _bytes(self.model.parameters()) + _bytes(_tensors(self.state))
+        own = _bytes(self.model.parameters()) + _bytes(tensors(self.state))
         start = time.perf_counter()
         result = call()
         if on_gpu:
@@ -218,11 +237,3 @@ def median(values: list[float]) -> tuple[float, float | None]:
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _tensors(state: Any) -> Iterator[torch.Tensor]:
-    if isinstance(state, torch.Tensor):
-        yield state
-    elif isinstance(state, tuple | list):
-        for part in state:
-            yield from _tensors(part)

@@ -12,7 +12,7 @@ from forgetmenot.mixers.base import Mixed, Place, Turn
 from forgetmenot.mixers.base import Mixer as Base
 from forgetmenot_kernels.gated_delta_rule import gated_delta_rule, gated_delta_rule_step
 from forgetmenot_kernels.packing import Packing
-from forgetmenot_kernels.short_conv import short_conv
+from forgetmenot_kernels.short_conv import short_conv, short_conv_step
 
 
 @dataclass(frozen=True)
@@ -90,46 +90,70 @@ class Mixer(Base):
     def mix(
         self, x_BLD: torch.Tensor, state: State | None, packing: Packing | None, need_state: bool
     ) -> Mixed:
-        o = self.options
-        qkv, conv = short_conv(
-            self.qkv(x_BLD),
+        qkv = self.qkv(x_BLD)
+        g = -at_least_float32(self.A_log).exp() * F.softplus(
+            at_least_float32(self.a(x_BLD)) + self.dt_bias
+        )
+        beta = self.b(x_BLD).sigmoid()
+        tensors = (qkv, g, beta) if state is None else (qkv, g, beta, *state[:2])
+        learning = any(x.requires_grad for x in tensors)
+        learning |= torch.is_grad_enabled() and self.conv_weight.requires_grad
+        new_state: State | None
+        if state is not None and x_BLD.shape[1] == 1 and not learning:
+            o_BHV, new_state = self._step(qkv[:, 0], g[:, 0], beta[:, 0], state)
+            o_BLHV = o_BHV[:, None]
+        else:
+            o_BLHV, new_state = self._sequence(qkv, g, beta, state, packing, need_state)
+        y = self.norm(o_BLHV).flatten(2) * F.silu(self.gate(x_BLD))
+        return self.out(y), new_state, {}
+
+    def _sequence(
+        self,
+        qkv_BLW: torch.Tensor,
+        g_BLH: torch.Tensor,
+        beta_BLH: torch.Tensor,
+        state: State | None,
+        packing: Packing | None,
+        need_state: bool,
+    ) -> tuple[torch.Tensor, State | None]:
+        """Any number of tokens; the new state is in new tensors."""
+        if state is not None:
+            state.turn.check(state.at)
+        qkv_BLW, conv = short_conv(
+            qkv_BLW,
             self.conv_weight,
             initial_state=state.conv_BWD if state else None,
             output_final_state=need_state,
             cu_seqlens=packing,
         )
-        q, k, v = (x.unflatten(-1, (o.heads, -1)) for x in qkv.split(self.widths, -1))
-        g = -at_least_float32(self.A_log).exp() * F.softplus(
-            at_least_float32(self.a(x_BLD)) + self.dt_bias
+        o_BLHV, memory = gated_delta_rule(
+            *self._heads(qkv_BLW),
+            g_BLH,
+            beta_BLH,
+            qk_l2norm=True,
+            initial_state=state.memory_BHKV if state else None,
+            output_final_state=need_state,
+            cu_seqlens=packing,
         )
-        beta = self.b(x_BLD).sigmoid()
-        memory: torch.Tensor | None
-        learning = q.requires_grad or (state is not None and state.memory_BHKV.requires_grad)
-        if state is not None and x_BLD.shape[1] == 1 and not learning:
-            turn, at = state.turn, state.turn.take(state.at)
-            q_BHK, k_BHK, v_BHV, g_BH, beta_BH = (x[:, 0] for x in (q, k, v, g, beta))
-            o_BHV, memory = gated_delta_rule_step(
-                q_BHK, k_BHK, v_BHV, g_BH, beta_BH, state.memory_BHKV, qk_l2norm=True
-            )
-            o_BLHV = o_BHV[:, None]
-        else:
-            turn, at = Turn(), 0
-            if state is not None:
-                state.turn.check(state.at)
-            o_BLHV, memory = gated_delta_rule(
-                q,
-                k,
-                v,
-                g,
-                beta,
-                qk_l2norm=True,
-                initial_state=state.memory_BHKV if state else None,
-                output_final_state=need_state,
-                cu_seqlens=packing,
-            )
-        new_state = None if memory is None or conv is None else State(memory, conv, turn, at)
-        y = self.norm(o_BLHV).flatten(2) * F.silu(self.gate(x_BLD))
-        return self.out(y), new_state, {}
+        return o_BLHV, None if memory is None or conv is None else State(memory, conv, Turn(), 0)
+
+    def _step(
+        self, qkv_BW: torch.Tensor, g_BH: torch.Tensor, beta_BH: torch.Tensor, state: State
+    ) -> tuple[torch.Tensor, State]:
+        """One token; the state's tensors are changed in place, so that a CUDA graph can hold it."""
+        at = state.turn.take(state.at)
+        qkv_BW = short_conv_step(qkv_BW, self.conv_weight, state.conv_BWD)
+        o_BHV, memory = gated_delta_rule_step(
+            *self._heads(qkv_BW), g_BH, beta_BH, state.memory_BHKV, qk_l2norm=True
+        )
+        if memory is not state.memory_BHKV:  # PyTorch's form returns a new one
+            state.memory_BHKV.copy_(memory)
+        return o_BHV, state._replace(at=at)
+
+    def _heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        heads = self.options.heads
+        q, k, v = (x.unflatten(-1, (heads, -1)) for x in qkv.split(self.widths, -1))
+        return q, k, v
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:

@@ -134,10 +134,15 @@ class Mixer(Base):
     ) -> Mixed:
         o = self.options
         position_BL = positions(x_BLD, state.cache.length_B if state else None, packing)
-        q = rotate(self.q(x_BLD).unflatten(-1, (o.heads, -1)), position_BL, o.rope_theta)
+        q = self.q(x_BLD).unflatten(-1, (o.heads, -1))
         k = self.k(x_BLD).unflatten(-1, (o.kv_heads, -1))
         v = self.v(x_BLD).unflatten(-1, (o.kv_heads, -1))
-        rotated, pairs = rotate(k, position_BL, o.rope_theta), torch.cat((k, v), -1)
+        if x_BLD.shape[1] == 1:  # a step's time is launches: half as many for the rotation
+            both = rotate(torch.cat((q, k), 2), position_BL, o.rope_theta)
+            q, rotated = both[:, :, : o.heads], both[:, :, o.heads :]
+        else:
+            q, rotated = (rotate(x, position_BL, o.rope_theta) for x in (q, k))
+        pairs = torch.cat((k, v), -1)
         if state is not None and self._in_place(q, state):
             y, state = self._step(q, rotated, v, pairs, state)
             return self.out(y.flatten(2)), state, {}
@@ -183,12 +188,18 @@ class Mixer(Base):
         at = state.turn.take(state.at)
         rows = torch.arange(len(context), device=context.device)
         context[rows, cache.length_B % self.context] = pairs_B1HX[:, 0]
-        unscored = state.unscored + 1
-        if unscored == self.score_every:
+        if self.step_kind(state):
             self._score_window(cache, context)
-            unscored = 0
         y = Rule(o.window, o.sink, o.budget).step(q, rotated, v, cache)
-        return y, State(cache, context, unscored, state.turn, at)
+        return y, self.counted(state)._replace(at=at)
+
+    def step_kind(self, state: State) -> bool:
+        """Whether the step after `state` scores the tokens that wait (`decode_graph.py`)."""
+        return state.unscored + 1 == self.score_every
+
+    def counted(self, state: State) -> State:
+        """`state` with what the host counts moved on by one step (`decode_graph.py`)."""
+        return state._replace(unscored=(state.unscored + 1) % self.score_every)
 
     def _score_window(self, cache: Cache, context_BEHX: torch.Tensor) -> None:
         """Score the tokens whose right context has come, the newest being in the context only."""

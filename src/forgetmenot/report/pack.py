@@ -12,11 +12,13 @@ import io
 import json
 import os
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from forgetmenot import manifest
+from forgetmenot.batch import Jobs
 from forgetmenot.errors import UserError
 from forgetmenot.files import write_bytes, write_json
 from forgetmenot.report.training import WEIGHTS, count_parameters
@@ -34,14 +36,30 @@ def finished(scale: str) -> list[Path]:
         if not any(part.endswith((".partial", ".old")) for part in path.parts)
     }
     if not found:
-        raise UserError(f"results/{scale}: found no finished job, needs one or more")
+        there = ", ".join(sorted(path.name for path in Path("results").glob("*"))) or "none"
+        raise UserError(f"results/{scale}: found no finished job; scales with results: {there}")
     pending = list(found)
     while pending:
-        inputs = manifest.read_object(pending.pop() / manifest.MANIFEST, "a manifest")["inputs"]
+        job = pending.pop()
+        expected = "its manifest, as results were made from it; put it back, or delete those"
+        inputs = manifest.read_object(job / manifest.MANIFEST, expected)["inputs"]
         new = {Path(entry["path"]) for entry in inputs.values()} - found
         found |= new
         pending += new
     return sorted(found)
+
+
+def unfinished(scale: str) -> tuple[int, int]:
+    """How many jobs of a scale have no result, and how many have another than is asked for now.
+
+    Another: of other options, other code or other inputs. Nothing is known without requests.
+    """
+    try:
+        jobs = Jobs([f"results/{scale}"])
+    except UserError:
+        return 0, 0
+    made = [Path(out, manifest.MANIFEST).exists() for out in jobs.asked if not jobs.is_done(out)]
+    return made.count(False), made.count(True)
 
 
 def members(folder: Path) -> Iterator[Member]:
@@ -152,8 +170,8 @@ def _read(source: Path) -> Iterator[Member]:
                 stream = tar.extractfile(entry)
                 if stream is not None:
                     yield entry.name, stream.read()
-    except (OSError, tarfile.TarError) as error:
-        raise UserError(f"{source}: not an archive of results ({error})") from None
+    except (EOFError, OSError, tarfile.TarError, zlib.error) as error:
+        raise UserError(f"{source}: not a whole archive of results ({error})") from None
 
 
 def _job(name: str, source: Path) -> tuple[str, str]:
