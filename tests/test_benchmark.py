@@ -181,7 +181,7 @@ def test_the_result_can_be_written_beside_the_table(
 
 
 def test_benchmarks_are_the_files_of_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(benchmark.benchmarks()) == ["decode", "kernels"]
+    assert list(benchmark.benchmarks()) == ["decode", "kernels", "prefill", "train"]
     assert benchmark.main([]) == 0
     assert "decode: Time and memory of one decoding step" in capsys.readouterr().out
 

@@ -101,6 +101,21 @@ def test_papers_and_seeds_choose_what_runs(folder: Path) -> None:
     assert "data/built/micro-mqar" not in jobs
 
 
+def test_studies_choose_what_runs_and_which_tables_there_are() -> None:
+    jobs = plan(CONFIG, scale="small", studies="recall", seeds=[1]).jobs
+    runs = {out.split("/")[2] for out in jobs if out.startswith("results/")}
+    assert runs == {"recall"}
+    spec = jobs["reports/small"].request["spec"]
+    assert list(spec["studies"]) == ["recall"]
+    tables = {table["name"] for table in spec["tables"]}
+    assert {"cost", "recall", "training_lte"} <= tables
+    assert not tables & {"niah", "language", "prosg_main"}
+    # what is claimed of other studies stays in sight, as not run
+    assert "l1_needles_over_gdn" in {claim["id"] for claim in spec["claims"]}
+    with pytest.raises(UserError, match=r"studies: found 'recal'; allowed: language, .*recall"):
+        plan(CONFIG, scale="small", studies=["recal"])
+
+
 def test_another_scale_leaves_the_store_and_the_data_as_they_are() -> None:
     smoke, paper = plan(CONFIG, scale="smoke").jobs, plan(CONFIG, scale="paper").jobs
     shared = [out for out in smoke if out in paper]
@@ -217,8 +232,10 @@ def test_a_claim_may_name_what_the_scale_does_not_train_but_no_unknown_variant(
     file = folder / "claims" / "micro.yaml"
     file.write_text(claim)
     edit(folder, "scales/micro.yaml", "tables:", "claims: [micro]\ntables:")
-    (planned,) = plan(folder).jobs["reports/micro"].request["spec"]["claims"]
+    spec = plan(folder).jobs["reports/micro"].request["spec"]
+    (planned,) = spec["claims"]
     assert planned["worse"] == ["gdn_swa"]
+    assert spec["claim_labels"]["gdn_swa"] == "GDN+SWA"
     file.write_text(claim.replace("gdn_swa", "gdn_sva"))
     with pytest.raises(UserError, match=r"claims/micro\.yaml: variants\.1: found 'gdn_sva'; allow"):
         plan(folder)

@@ -223,11 +223,26 @@ def test_labels_give_the_loss_of_the_next_token(small: ForgetmenotForCausalLM) -
     torch.testing.assert_close(out.loss, expected / 100)
 
 
-def test_output_has_what_was_asked_for(small: ForgetmenotForCausalLM) -> None:
+def test_output_has_what_was_asked_for(
+    small: ForgetmenotForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids = torch.randint(VOCAB, (2, 9))
     out = small(ids)
     assert out.past_key_values.get_seq_length() == 9
     assert torch.equal(small(ids, logits_to_keep=2).logits, out.logits[:, -2:])
+    heads = []
+    linear = functional.linear
+
+    def counted(x: torch.Tensor, weight: torch.Tensor, bias: Any = None) -> torch.Tensor:
+        if weight is small.model.embed.weight:
+            heads.append(x.shape[1])
+        return linear(x, weight, bias)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(functional, "linear", counted)
+        small(ids, logits_to_keep=1)
+        small(ids, logits_to_keep=1, labels=ids)  # the loss needs all
+    assert heads == [1, 9]
     chosen = torch.tensor([0, 4])
     assert torch.equal(small(ids, logits_to_keep=chosen).logits, out.logits[:, chosen])
     assert small(ids, use_cache=False).past_key_values is None

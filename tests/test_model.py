@@ -85,6 +85,43 @@ def test_prompt_in_a_padded_batch_then_steps(variant: str) -> None:
         torch.testing.assert_close(joined[b : b + 1], alone, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("variant", ["gdn_lte", "rwkv4"])  # RMS and layer norm before the head
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("padded", [True, False])
+def test_logits_to_keep_are_the_last_ones(variant: str, tied: bool, padded: bool) -> None:
+    model = build(spec(variant, tie_embeddings=tied)).double().eval()
+    model.init_parameters(1)
+    torch.nn.init.normal_(model.final_norm.weight)
+    if variant == "rwkv4":
+        torch.nn.init.normal_(model.final_norm.bias)  # would show at padding
+    ids = torch.randint(31, (3, 9))
+    mask = torch.arange(9) >= torch.tensor([[0], [5], [8]]) if padded else None
+    whole = model(ids, mask_BL=mask)
+    for count in (1, 3, 9, 20):
+        kept = model(ids, mask_BL=mask, logits_to_keep=count)
+        torch.testing.assert_close(kept.logits_BLV, whole.logits_BLV[:, -count:])
+    step = torch.randint(31, (3, 1))
+    after = model(step, kept.state).logits_BLV
+    torch.testing.assert_close(after, model(step, whole.state).logits_BLV)
+    with pytest.raises(ValueError, match="logits_to_keep: found -1; allowed: 0 or more"):
+        model(ids, logits_to_keep=-1)
+
+
+def test_the_head_runs_on_kept_positions_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(spec("gdn", layers=[])).eval()
+    sizes = []
+    linear = torch.nn.functional.linear
+
+    def counted(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        sizes.append(x.shape[:2].numel())
+        return linear(x, weight)
+
+    monkeypatch.setattr("forgetmenot.model.F.linear", counted)
+    mask = torch.arange(9) >= torch.tensor([[4], [0]])
+    model(torch.ones(2, 9, dtype=torch.long), mask_BL=mask, logits_to_keep=1)
+    assert sizes == [2]
+
+
 @pytest.mark.parametrize("variant", PATTERNS)
 @pytest.mark.parametrize("tied", [True, False])
 def test_saved_and_loaded_is_the_same_model(variant: str, tied: bool, tmp_path: Path) -> None:

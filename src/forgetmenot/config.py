@@ -35,6 +35,9 @@ class Main(_Schema):
 
     scale: str = Field(description="file in scales/")
     papers: Annotated[list[Paper], BeforeValidator(_as_list)] = Field(description="which papers")
+    studies: Annotated[list[str] | None, BeforeValidator(_as_list)] = Field(
+        None, min_length=1, description="which of the scale's studies; null = all of those papers"
+    )
     seeds: Annotated[list[int] | None, BeforeValidator(_as_list)] = Field(
         None, description="training seeds; null = the scale's"
     )

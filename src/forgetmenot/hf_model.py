@@ -141,11 +141,14 @@ class ForgetmenotForCausalLM(PreTrainedModel, GenerationMixin):
             use_cache = self.config.use_cache and not self.training and not right_padded
         if cache is None and use_cache:
             cache = ForgetmenotCache()
+        # The loss needs all logits, and the model itself keeps the last ones only.
+        last = logits_to_keep if labels is None and isinstance(logits_to_keep, int) else 0
         output = self.model(
             input_ids,
             None if cache is None else cache.state,
             mask_BL=mask_BL,
             need_state=cache is not None,
+            logits_to_keep=last,
         )
         if cache is not None:
             cache.advance(output.state, input_ids)

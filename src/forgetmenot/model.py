@@ -89,8 +89,9 @@ class LanguageModel(nn.Module):
         mask_BL: torch.Tensor | None = None,
         cu_seqlens: torch.Tensor | Packing | None = None,
         need_state: bool = True,
+        logits_to_keep: int = 0,
     ) -> Output:
-        """Logits of the next token at every position.
+        """Logits of the next token at every position, or at the last ones only.
 
         Args:
             input_ids_BL: int64 token ids.
@@ -100,7 +101,13 @@ class LanguageModel(nn.Module):
             cu_seqlens: integer [N + 1], borders of documents packed into one row, each of which
                 starts from nothing; the state is that of N sequences.
             need_state: False spares the work for the state; None is returned for it.
+            logits_to_keep: the head runs on the last so many positions only; 0 = on all. Logits
+                are [B, logits_to_keep, V] then.
+
+        Raises ValueError for a ProSG update in the state and for fewer than 0 logits to keep.
         """
+        if logits_to_keep < 0:
+            raise ValueError(f"logits_to_keep: found {logits_to_keep}; allowed: 0 or more")
         if state is not None and state.update is not None:
             raise ValueError("state: found a ProSG update; allowed: a state of this plain model")
         packing = start_packing(input_ids_BL, state, mask_BL, cu_seqlens)
@@ -116,9 +123,14 @@ class LanguageModel(nn.Module):
             states.append(layer_state)
             aux.append(layer_aux)
         head = self.embed.weight if self.head is None else self.head.weight
-        logits = F.linear(self.final_norm(x_BLD), head)
-        if mask_BL is not None:
-            logits = unpacked(logits, mask_BL)
+        x_BLD = self.final_norm(x_BLD)
+        if logits_to_keep:
+            # Unpacked before the head, which has no bias: zeros at padding stay zeros.
+            x_BLD = x_BLD if mask_BL is None else unpacked(x_BLD, mask_BL)
+            logits = F.linear(x_BLD[:, -logits_to_keep:], head)
+        else:
+            logits = F.linear(x_BLD, head)
+            logits = logits if mask_BL is None else unpacked(logits, mask_BL)
         return Output(logits, State(tuple(states)) if need_state else None, aux)
 
     @property

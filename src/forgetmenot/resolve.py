@@ -49,6 +49,12 @@ class Plan:
                 f"{where}: papers: found {main.papers}; allowed: {', '.join(found)} "
                 f"(what {self.scale_file} has)"
             )
+        for name in main.studies or ():
+            one_of(name, self.studies, f"{where}: studies")
+        if main.studies is not None:
+            self.studies = {
+                name: self.studies[name] for name in self.studies if name in main.studies
+            }
         self._add_store()
         for name, study in self.studies.items():
             self._add_study(name, study, f"{self.scale_file}: studies.{name}")
@@ -272,6 +278,8 @@ class Plan:
         # The report builds the models once more, without weights, to say what they cost.
         models = [self.jobs[out].request["spec"]["model"] for out in trains.values()]
         roots = set().union(*(model_roots(model) for model in models))
+        claims = self._entries("claims", self.scale.claims, Claim, "id")
+        named = {name for claim in claims for name in Claim(**claim).variants}
         published = sorted((self.library.folder.parents[1] / "reports/papers").glob("*.yaml"))
         spec = {
             "scale": self.main.scale,
@@ -280,7 +288,11 @@ class Plan:
             "deviations": self.scale.deviations,
             "studies": {name: self._study_spec(study) for name, study in self.studies.items()},
             "tables": self._entries("tables", self.scale.tables, Table, "name"),
-            "claims": self._entries("claims", self.scale.claims, Claim, "id"),
+            "claims": claims,
+            # A claim may name a variant that this scale does not run.
+            "claim_labels": {
+                name: self.library.model(name, self.scale_file).label for name in sorted(named)
+            },
             "trains": trains,
             "results": results,
             # The report reads these files itself; their hashes make it notice a change.
@@ -314,9 +326,15 @@ class Plan:
             file = str(self.library.path(kind, name))
             entry = check(schema, {**values, key: name}, file)
             self._check_references(entry, file)
-            if entry.paper in self.main.papers:
+            if entry.paper in self.main.papers and (schema is not Table or self._has_rows(entry)):
                 entries.append(as_values(entry))
         return entries
+
+    def _has_rows(self, table: Table) -> bool:
+        """Whether a chosen study has what the table shows. (Claims say themselves what is absent.)"""
+        studies = [study for name, study in self.studies.items() if (table.study or name) == name]
+        tasks = {"train"}.union(*(study.tasks for study in studies)) if studies else set()
+        return not tasks.isdisjoint(listed(table.task or "train"))
 
     def _check_references(self, entry: Table | Claim, file: str) -> None:
         """Raise UserError for a study, variant or task of a table or claim that is not there."""

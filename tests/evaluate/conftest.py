@@ -34,13 +34,23 @@ class Trigram(nn.Module):
         state: torch.Tensor | None = None,
         mask_BL: torch.Tensor | None = None,
         need_state: bool = True,
+        logits_to_keep: int = 0,
     ) -> Output:
         first_B1 = torch.zeros_like(input_ids_BL[:, :1]) if state is None else state
         before_BL = torch.cat((first_B1, input_ids_BL[:, :-1]), 1)
         if mask_BL is not None:
             before_BL = before_BL * torch.cat((first_B1.bool(), mask_BL[:, :-1]), 1)
         logits_BLV = self.before_VV[before_BL] + self.current_VV[input_ids_BL]
-        return Output(logits_BLV, input_ids_BL[:, -1:])
+        return Output(logits_BLV[:, -logits_to_keep:], input_ids_BL[:, -1:])
+
+    @property
+    def base(self) -> "Trigram":
+        """Itself: a plain model."""
+        return self
+
+    def commit_prompt(self, state: torch.Tensor) -> torch.Tensor:
+        """The state itself."""
+        return state
 
     def log_probabilities(self, ids: list[int]) -> list[float]:
         """log P of ids[1:], each from its two predecessors, one at a time."""
@@ -135,7 +145,18 @@ def gdn() -> nn.Module:
     return build_tiny("gdn", "gdn")
 
 
-def build_tiny(*mixers: str) -> nn.Module:
+@pytest.fixture(params=["g2", "g5"])
+def gdn_prosg(request: pytest.FixtureRequest) -> nn.Module:
+    """`gdn` under ProSG, its update as after training; g5 reads the prompt at several points."""
+    model = build_tiny("gdn", "gdn", prosg={"generator": request.param, "rank": 2, "width": 8})
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.generator.parameters():
+            parameter += 0.5 * torch.randn(parameter.shape, generator=draw)
+    return model
+
+
+def build_tiny(*mixers: str, prosg: dict[str, Any] | None = None) -> nn.Module:
     """A small random model with these token mixers and one channel mixer."""
     from forgetmenot import model as models
 
@@ -144,8 +165,12 @@ def build_tiny(*mixers: str) -> nn.Module:
         "lte": {"heads": 2, "kv_heads": 2, "head_dim": 8, "window": 8, "sink": 2, "budget": 6},
         "attention": {"heads": 2, "kv_heads": 2, "head_dim": 8},
     }
-    layers: list[Any] = [[name, options[name]] for name in mixers] + [["swiglu", {"width": 32}]]
+    ffn: list[Any] = ["swiglu", {"width": 32}]
+    # ProSG reads blocks of a token mixer and a channel mixer.
+    between = [ffn] if prosg else []
+    layers: list[Any] = [x for name in mixers for x in ([name, options[name]], *between)]
+    layers += [] if prosg else [ffn]
     spec = {"hidden": 16, "vocab": len(WORDS), "layers": layers, "norm_eps": 1e-6}
-    model = models.build(spec | {"tie_embeddings": True, "init_std": None, "prosg": None})
+    model = models.build(spec | {"tie_embeddings": True, "init_std": None, "prosg": prosg})
     model.init_parameters(0)
     return model.eval()

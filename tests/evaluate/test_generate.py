@@ -54,6 +54,25 @@ def test_steps_agree_with_reading_the_whole_text_again(hybrid):
     assert logits_LV[len(prompt) - 1 : -1].argmax(-1).tolist() == new
 
 
+def test_prompts_are_committed(gdn_prosg):
+    prompts = random_prompts([20, 3, 17, 19])
+    found = generate(gdn_prosg, prompts, batch_size=4, new=12)
+    expected = []
+    with torch.no_grad():
+        for prompt in prompts:
+            out = gdn_prosg(torch.tensor([prompt]))
+            state, new = gdn_prosg.commit_prompt(out.state), [int(out.logits_BLV[0, -1].argmax())]
+            while len(new) < 12:
+                out = gdn_prosg(torch.tensor([new[-1:]]), state)
+                state = out.state
+                new.append(int(out.logits_BLV[0, -1].argmax()))
+            expected.append(new)
+    assert found == expected
+    base = generate(gdn_prosg.base, prompts, batch_size=4, new=12)
+    assert found != base
+    assert [row[0] for row in found] == [row[0] for row in base]  # from reading the prompt
+
+
 def test_each_sequence_stops_on_its_own(chain):
     model = chain({"one": "two", "two": "three", "three": "four", "four": "five", "five": "six"})
     rows = generate(model, [[2], [4], [0]], batch_size=3, stop=lambda ids: ids[-1] in (6, 0))

@@ -85,6 +85,48 @@ def test_scores_do_not_depend_on_batch_or_order(harness, name, request):
                 assert np.array(together) == approx(np.array(alone))
 
 
+def test_contexts_of_a_prosg_model_are_prompts(harness, gdn_prosg):
+    texts = [("one two three four five six", " six two one"), ("two", " one"), (TEXT, " four one")]
+    requests = [Request(*text) for text in texts]
+    found = harness(gdn_prosg, 40).loglikelihood(requests)
+    expected = []
+    with torch.no_grad():
+        for context, target in texts:
+            encode = harness(gdn_prosg).tok_encode
+            ids = torch.tensor([encode(context)])
+            target_L = torch.tensor(encode(target, add_special_tokens=False))
+            read = gdn_prosg(ids)
+            logits_LV = read.logits_BLV[0, -1:]
+            if len(target_L) > 1:
+                state = gdn_prosg.commit_prompt(read.state)
+                body = gdn_prosg(target_L[None, :-1], state).logits_BLV[0]
+                logits_LV = torch.cat((logits_LV, body))
+            logs_L = logits_LV.log_softmax(-1).gather(1, target_L[:, None])
+            greedy = torch.equal(logits_LV.argmax(-1), target_L)
+            expected.append((float(logs_L.sum()), greedy))
+    assert [value for value, _ in found] == approx([value for value, _ in expected])
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert harness(gdn_prosg, 40, batch_size=1).loglikelihood(requests) == [
+        (approx(value), greedy) for value, greedy in found
+    ]
+    base = harness(gdn_prosg.base, 40).loglikelihood(requests)
+    differ = [abs(a - b) > 1e-3 for (a, _), (b, _) in zip(found, base, strict=True)]
+    assert differ == [True, False, True]  # a single token is predicted by reading the prompt
+
+
+def test_what_is_generated_by_a_prosg_model_is_its_greedy_choice(harness, gdn_prosg):
+    (text,) = harness(gdn_prosg).generate_until([Request(TEXT, {"max_gen_toks": 5})])
+    ((_, greedy),) = harness(gdn_prosg).loglikelihood([Request(TEXT, f" {text}")])
+    assert greedy
+
+
+def test_a_text_without_prompt_is_scored_by_the_base(harness, gdn_prosg):
+    of_both = [
+        harness(m).loglikelihood_rolling([Request(TEXT)]) for m in (gdn_prosg, gdn_prosg.base)
+    ]
+    assert of_both[0] == of_both[1]
+
+
 def test_rolling_agrees_with_one_forward_pass(harness, hybrid):
     (found,) = harness(hybrid).loglikelihood_rolling([Request(TEXT)])
     with torch.no_grad():

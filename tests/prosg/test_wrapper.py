@@ -56,6 +56,19 @@ def test_padded_prompts_equal_single_runs(
         torch.testing.assert_close(alone, whole[b : b + 1])
 
 
+def test_logits_to_keep_are_the_last_ones(
+    case: Case, trained: Make, prompt_BP: torch.Tensor, body_BL: torch.Tensor
+) -> None:
+    made = trained(*case)
+    mask_BP = torch.arange(10) >= torch.tensor([[3], [0]])
+    whole = made(prompt_BP, mask_BL=mask_BP)
+    kept = made(prompt_BP, mask_BL=mask_BP, logits_to_keep=1)
+    torch.testing.assert_close(kept.logits_BLV, whole.logits_BLV[:, -1:])
+    expected = made(body_BL, made.commit_prompt(whole.state)).logits_BLV[:, -2:]
+    found = made(body_BL, made.commit_prompt(kept.state), logits_to_keep=2).logits_BLV
+    torch.testing.assert_close(found, expected)
+
+
 def test_rows_of_a_committed_state_can_be_selected(
     case: Case, trained: Make, prompt_BP: torch.Tensor, body_BL: torch.Tensor
 ) -> None:

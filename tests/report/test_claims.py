@@ -90,6 +90,18 @@ def test_what_was_not_run_is_named_and_keeps_a_claim_from_being_supported(
     assert len(stored[0]["parts"][0]["manifests"]) == 4
 
 
+def test_a_variant_that_only_a_claim_names_has_its_label(
+    write_results: Any, tmp_path: Path
+) -> None:
+    spec = write_results({"gdn_lte": 0.9, "gdn": 0.4})
+    spec["claim_labels"] = {"gdn_nsa": "laNSA", "gdn": "never used"}
+    names = claims.labels(spec)
+    assert names["gdn_nsa"] == "laNSA"
+    assert names["gdn"] == claims.labels({"studies": spec["studies"]})["gdn"] != "never used"
+    verdicts.write(judge(spec, {"better": "gdn_nsa"}), names, tmp_path)
+    assert f"laNSA over {names['gdn']}: recall/gdn_nsa" in (tmp_path / "claims.md").read_text()
+
+
 def test_lower_is_better_turns_the_sides(write_results: Any) -> None:
     part = only(write_results({"gdn_lte": 0.2, "gdn": 0.8}), higher_is_better=False)
     assert part.verdict == "supported"

@@ -1,9 +1,10 @@
 """Run `cli.train` on a tiny gdn_lte model; hang where the test asks, so that it can be killed.
 
-Usage: killable_job.py <folder> [log <step> | save <step>]
+Usage: killable_job.py <folder> [log <step> | save <step> | asked <step>]
 """
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -70,7 +71,10 @@ def hang(marker: Path) -> None:
 
 
 def run(folder: Path, point: str, step: int) -> None:
-    """Train in `folder`; with `point` "log" or "save", hang at that step's line or checkpoint."""
+    """Train in `folder`; with `point` "log" or "save", hang at that step's line or checkpoint.
+
+    With "asked", SIGTERM comes at that step's line.
+    """
     for name in ("out", "work"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     data = folder / "mqar"
@@ -86,6 +90,8 @@ def run(folder: Path, point: str, step: int) -> None:
     def log(_metrics: dict[str, float], at: int) -> None:
         if point == "log" and at == step:
             hang(folder / "hanging")
+        if point == "asked" and at == step:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     os.replace = replace_or_hang  # type: ignore[assignment]
     job = SimpleNamespace(

@@ -62,3 +62,16 @@ def test_two_kills_change_no_bit(tmp_path: Path) -> None:
     assert _curve(whole) == _curve(killed)
     assert [line["step"] for line in _curve(whole)] == [4, 8, 12, 16, 20, 24, 28, 30]
     assert _curve(whole)[-1]["lambda"] != [[0.0, 0.0]]
+
+
+def test_sigterm_saves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    _finish(whole)
+    process = _start(stopped, "asked", "12")
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "stopped at step 12" in errors
+    assert "resumed at step 12/30" in _finish(stopped)
+    for name in ("model.safetensors", "config.json"):
+        assert (whole / "out" / name).read_bytes() == (stopped / "out" / name).read_bytes()
+    assert _curve(whole) == _curve(stopped)

@@ -21,7 +21,8 @@ def main(job: Job) -> None:
 
     Spec: `scale`, `description`, `papers`, `deviations`, `studies` ({name: its configuration, with
     `variants` as {"name", "label", "description"} and its `seeds`}), `tables` and `claims` (see
-    report/spec.py), `results` and `trains` ({"<study>/<variant>/seed<k>[/<task>]": folder}).
+    report/spec.py), `claim_labels` ({variant: label} of all that the claims name), `results` and
+    `trains` ({"<study>/<variant>/seed<k>[/<task>]": folder}).
     """
     from forgetmenot.report import published
     from forgetmenot.report.build import build

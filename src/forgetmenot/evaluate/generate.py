@@ -44,7 +44,8 @@ def greedy(
     at `max_new_tokens`. Prompts of similar length share a batch; shorter ones are padded on the
     left, and no padding enters a state. So a result does not depend on which other prompts are
     there, or on their order (as long as no two tokens are equally probable to within rounding).
-    Raises UserError on an empty prompt.
+    Each prompt is committed once it is read: a ProSG model predicts the first token by reading it,
+    and all later ones on the weights that the prompt changed. Raises UserError on an empty prompt.
     """
     results: list[list[int]] = [[] for _ in prompts]
     for index, prompt in enumerate(prompts):
@@ -61,7 +62,7 @@ def greedy(
 
 @torch.inference_mode()
 def _greedy_batch(
-    model: nn.Module,
+    model: Any,
     prompts: list[Sequence[int]],
     max_new_tokens: int,
     stop: Callable[[list[int]], bool],
@@ -69,11 +70,12 @@ def _greedy_batch(
 ) -> list[list[int]]:
     rows: list[list[int]] = [[] for _ in prompts]
     open_rows = set(range(len(rows)))
-    input_ids_BL, padding = _left_padded(prompts, device)
+    input_ids_BL, padding = left_padded(prompts, device)
     state = None
     for _ in range(max_new_tokens):
-        output = model(input_ids_BL, state=state, **padding)
-        state, padding = output.state, {}
+        output = model(input_ids_BL, state=state, logits_to_keep=1, **padding)
+        state = model.commit_prompt(output.state) if state is None else output.state
+        padding = {}
         next_B = output.logits_BLV[:, -1].argmax(-1)
         for index, token in enumerate(next_B.tolist()):
             if index in open_rows:
@@ -86,7 +88,9 @@ def _greedy_batch(
     return rows
 
 
-def _left_padded(prompts: list[Sequence[int]], device: str) -> tuple[torch.Tensor, dict[str, Any]]:
+def left_padded(
+    prompts: Sequence[Sequence[int]], device: str
+) -> tuple[torch.Tensor, dict[str, Any]]:
     """Prompts as one tensor int64 [B, L], and the mask as an argument if one is padded."""
     longest = max(map(len, prompts))
     input_ids_BL = torch.tensor(

@@ -16,13 +16,13 @@ from lm_eval.utils import (
     make_disjoint_window,
     simple_parse_args_string,
 )
-from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from forgetmenot import model as models
 from forgetmenot.data.tokenizer_folder import load_tokenizer, read_tokenizer_meta
 from forgetmenot.errors import UserError
-from forgetmenot.evaluate.generate import greedy
-from forgetmenot.evaluate.score import IGNORED, token_losses
+from forgetmenot.evaluate.generate import greedy, left_padded, length_batches
+from forgetmenot.evaluate.score import IGNORED, label_losses, token_losses
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -44,7 +44,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         folder: Path,
         *,
         max_length: int,
@@ -115,7 +115,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         for (context, _), context_ids, target_ids in requests:
             self._require_fit(len(context_ids) + len(target_ids), context)
         pairs = [(context_ids, target_ids) for _, context_ids, target_ids in requests]
-        return self._score(pairs)
+        # A prompt changes a ProSG model: its context is read and committed, then the rest follows.
+        is_plain = self.model.base is self.model
+        return self._score(pairs) if is_plain else self._score_prompted(pairs)
 
     def loglikelihood_rolling(
         self, requests: "list[Instance]", disable_tqdm: bool = False
@@ -124,7 +126,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
 
         Every token is predicted once: the first one from BOS, a window's first from the token
         before it, and the rest at the end from a whole window. The model starts each window from
-        its empty state.
+        its empty state, and as such a text has no prompt, a ProSG model scores it as its base does.
         """
         pairs: list[tuple[list[int], list[int]]] = []
         ends = []
@@ -156,10 +158,35 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
                 labels_BL[row, len(context) - 1 : len(ids) - 1] = ids[len(context) :]
             labels_BL = labels_BL.to(self._device)
             loss_BL, hit_BL = token_losses(self.model, input_ids_BL.to(self._device), labels_BL)
-            total_B = loss_BL.double().sum(1).tolist()
-            greedy_B = (hit_BL | (labels_BL == IGNORED)).all(1).tolist()
-            for index, total, is_greedy in zip(batch, total_B, greedy_B, strict=True):
-                results[index] = (-total, is_greedy)
+            for index, score in zip(batch, _totals(loss_BL, hit_BL, labels_BL), strict=True):
+                results[index] = score
+        return results
+
+    @torch.inference_mode()
+    def _score_prompted(
+        self, pairs: Sequence[tuple[list[int], list[int]]]
+    ) -> list[tuple[float, bool]]:
+        """As `_score`, with each context read as a prompt and committed before its target.
+
+        As in generation, a target's first token is predicted by the model that read the prompt, and
+        its later ones on the weights that the prompt changed.
+        """
+        results: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
+        for batch in length_batches([len(context) for context, _ in pairs], self.batch_size):
+            ids_BP, padding = left_padded([pairs[index][0] for index in batch], self._device)
+            read = self.model(ids_BP, logits_to_keep=1, **padding)
+            targets = [torch.tensor(pairs[index][1]) for index in batch]
+            labels_BL = pad_sequence(targets, True, IGNORED).to(self._device)
+            # No scored token sees what is filled up on the right.
+            body_BL = labels_BL[:, :-1].clamp(min=0)
+            logits_BLV = read.logits_BLV
+            if body_BL.shape[1]:
+                state = self.model.commit_prompt(read.state)
+                body = self.model(body_BL, state, need_state=False)
+                logits_BLV = torch.cat((logits_BLV, body.logits_BLV), 1)
+            loss_BL, hit_BL = label_losses(logits_BLV, labels_BL)
+            for index, score in zip(batch, _totals(loss_BL, hit_BL, labels_BL), strict=True):
+                results[index] = score
         return results
 
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
@@ -206,3 +233,11 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
                 f"a request that begins {text[:60]!r} takes {tokens} tokens with its "
                 f"continuation; max_length allows {self.max_length} (nothing is cut off)"
             )
+
+
+def _totals(
+    loss_BL: torch.Tensor, hit_BL: torch.Tensor, labels_BL: torch.Tensor
+) -> list[tuple[float, bool]]:
+    """Of each row: its log-likelihood, and whether every scored token is the first choice."""
+    greedy_B = (hit_BL | (labels_BL == IGNORED)).all(1).tolist()
+    return list(zip((-loss_BL.double().sum(1)).tolist(), greedy_B, strict=True))

@@ -22,11 +22,16 @@ def token_losses(
     scored). The model starts from its empty state.
     """
     with torch.inference_mode():
-        logits_BLV = model(input_ids_BL, need_state=False).logits_BLV.float()
-        loss_N = functional.cross_entropy(
-            logits_BLV.flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        return loss_N.view_as(labels_BL), logits_BLV.argmax(-1) == labels_BL
+        return label_losses(model(input_ids_BL, need_state=False).logits_BLV, labels_BL)
+
+
+def label_losses(logits_BLV: Tensor, labels_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """As `token_losses`, from logits [B, L, V] that are there already."""
+    logits_BLV = logits_BLV.float()
+    loss_N = functional.cross_entropy(
+        logits_BLV.flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    return loss_N.view_as(labels_BL), logits_BLV.argmax(-1) == labels_BL
 
 
 def mean_stderr(values: Sequence[float]) -> tuple[float, float | None]:

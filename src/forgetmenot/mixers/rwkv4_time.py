@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from forgetmenot.mixers.base import Mixed, Place
+from forgetmenot.mixers.base import Mixed, Place, Turn
 from forgetmenot.mixers.base import Mixer as Base
 from forgetmenot_kernels.packing import Packing
-from forgetmenot_kernels.wkv4 import WKV4State, wkv4
+from forgetmenot_kernels.wkv4 import WKV4State, wkv4, wkv4_step
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class State(NamedTuple):
 
     x_BD: torch.Tensor
     wkv: WKV4State
+    turn: Turn
+    at: int
 
 
 class Mixer(Base):
@@ -65,15 +67,39 @@ class Mixer(Base):
         r = self.receptance(torch.lerp(before, x_BLD, r_mix))
         k = self.key(torch.lerp(before, x_BLD, k_mix))
         v = self.value(torch.lerp(before, x_BLD, v_mix))
-        wkv, final = wkv4(
-            k,
-            v,
-            self.decay.exp(),
-            self.bonus,
-            initial_state=state.wkv if state else None,
-            cu_seqlens=packing,
-        )
-        return self.out(r.sigmoid() * wkv), State(last_tokens(x_BLD, packing), final), {}
+        last = last_tokens(x_BLD, packing)
+        wkv_BLD, new_state = self._remember(k, v, last, state, packing)
+        return self.out(r.sigmoid() * wkv_BLD), new_state, {}
+
+    def _remember(
+        self,
+        k_BLD: torch.Tensor,
+        v_BLD: torch.Tensor,
+        last_BD: torch.Tensor,
+        state: State | None,
+        packing: Packing | None,
+    ) -> tuple[torch.Tensor, State]:
+        """What the sums give for (k, v), and the new state.
+
+        A single token without gradients changes the sums in place, so that a CUDA graph can hold
+        it; otherwise they are new tensors.
+        """
+        decay = self.decay.exp()
+        if state is None:
+            wkv, sums = wkv4(k_BLD, v_BLD, decay, self.bonus, cu_seqlens=packing)
+            return wkv, State(last_BD, sums, Turn(), 0)
+        learning = any(x.requires_grad for x in (k_BLD, v_BLD, decay, *state.wkv))
+        learning |= torch.is_grad_enabled() and self.bonus.requires_grad
+        if k_BLD.shape[1] == 1 and not learning:
+            at = state.turn.take(state.at)
+            wkv_BD, sums = wkv4_step(k_BLD[:, 0], v_BLD[:, 0], decay, self.bonus, state.wkv)
+            for old, new in zip(state.wkv, sums, strict=True):
+                if new is not old:  # PyTorch's form returns new ones
+                    old.copy_(new)
+            return wkv_BD[:, None], state._replace(x_BD=last_BD, at=at)
+        state.turn.check(state.at)
+        wkv, sums = wkv4(k_BLD, v_BLD, decay, self.bonus, initial_state=state.wkv)
+        return wkv, State(last_BD, sums, Turn(), 0)
 
 
 def shift(

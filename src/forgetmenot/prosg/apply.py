@@ -14,6 +14,22 @@ Targets = list[dict[str, nn.Linear]]  # of every block, by name
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
 
+class Adder:
+    """A hook that makes a linear map compute W'x, with the factors of each sequence."""
+
+    def __init__(self, factors: Factors) -> None:
+        self.factors = factors
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        """W'x from the map's input and its output Wx."""
+        left, right, eta = self.factors[:3]
+        change_BTO = low_rank_update(args[0], left, right, scale=eta)
+        faded_T = self.factors.faded(change_BTO.shape[1])
+        if faded_T is not None:
+            change_BTO = change_BTO * faded_T[:, None].to(change_BTO.dtype)
+        return output + change_BTO
+
+
 @contextmanager
 def applied(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
     """Inside the context the modules' outputs pass through the hooks.
@@ -28,16 +44,6 @@ def applied(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def adder(factors: Factors) -> Hook:
-    """A hook that makes a linear map compute W'x, with the factors of each sequence."""
-
-    def hook(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        left, right, eta = factors
-        return output + low_rank_update(args[0], left, right, scale=eta)
-
-    return hook
 
 
 def clipped(targets: Targets, update: Update, limit: float) -> Update:
@@ -55,7 +61,12 @@ def _clip(linear: nn.Linear, factors: Factors, limit: float) -> Factors:
 
 
 def merge(linear: nn.Linear, factors: Factors) -> torch.Tensor:
-    """W' [O, I] of a single sequence, in W's dtype. Raises ValueError for a batch."""
+    """W' [O, I] of a single sequence, in W's dtype.
+
+    Raises ValueError for a batch, and for a change that fades from token to token.
+    """
+    if factors.age is not None:
+        raise ValueError("factors: found a half-life; allowed in merged weights: none")
     if factors.left_BOR.shape[0] != 1:
         raise ValueError(f"factors: found {factors.left_BOR.shape[0]} sequences; allowed: 1")
     return (linear.weight + factors.change()[0]).to(linear.weight.dtype)

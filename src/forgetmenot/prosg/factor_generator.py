@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from forgetmenot.prosg.apply import Hook, Targets, adder, clipped
+from forgetmenot.prosg.apply import Adder, Hook, Targets, clipped
 from forgetmenot.prosg.backbone import Backbone
 from forgetmenot.prosg.factors import Factors, Update, total
 from forgetmenot.prosg.generator import Generator
@@ -45,12 +45,27 @@ class FactorGenerator(Generator):
 
     def make(self, checkpoints: list[list[Read]]) -> Update:
         """Factors of every block's targets from the last read-outs."""
-        return self(checkpoints[-1])
+        return self.fading(self(checkpoints[-1]))
+
+    def fading(self, update: Update) -> Update:
+        """The update with an age of 0 and the option's half-life, where there is one."""
+        if self.options.half_life is None:
+            return update
+        return [
+            {
+                name: f._replace(
+                    age=f.left_BOR.new_zeros(()),
+                    half_life=f.left_BOR.new_tensor(self.options.half_life),
+                )
+                for name, f in block.items()
+            }
+            for block in update
+        ]
 
     def hooks(self, backbone: Backbone, update: Update) -> list[tuple[nn.Module, Hook]]:
         """One hook a target."""
         return [
-            (block[name], adder(f))
+            (block[name], Adder(f))
             for block, factors in zip(backbone.targets, update, strict=True)
             for name, f in factors.items()
         ]
@@ -63,6 +78,12 @@ class FactorGenerator(Generator):
             {name: total(old[name], new[name], weight, o.turn_rank) for name in new}
             for old, new in zip(earlier, later, strict=True)
         ]
+
+    def later(self, update: Update, tokens: int) -> Update:
+        """Factors that fade are older by `tokens` (option `half_life`)."""
+        if self.options.half_life is None:
+            return update
+        return [{name: f.later(tokens) for name, f in block.items()} for block in update]
 
     def clip(self, targets: Targets, update: Update) -> Update:
         """The update within the limit for inference."""

@@ -32,13 +32,15 @@ class Foreign(nn.Module):
         mask_BL: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         need_state: bool = True,
+        logits_to_keep: int = 0,
     ) -> Output:
         """`run` with the model's own state. Raises ValueError for padding and packing."""
         for name, given in (("mask", mask_BL), ("cu_seqlens", cu_seqlens)):
             if given is not None:
                 raise ValueError(f"{name}: found one; allowed: none, as `run` does not take it")
         logits_BLV, new = self.run(self.model, input_ids_BL, state.layers[0] if state else None)
-        return Output(logits_BLV, State((new,)) if need_state else None, [])
+        kept_BLV = logits_BLV[:, -logits_to_keep:]  # -0 keeps all
+        return Output(kept_BLV, State((new,)) if need_state else None, [])
 
     def init_parameters(self, seed: int) -> None:
         """Nothing: the model's weights are its owner's."""

@@ -31,6 +31,10 @@ class Generator(nn.Module):
         """Forward hooks that let the update act."""
         raise NotImplementedError
 
+    def later(self, update: Any, tokens: int) -> Any:
+        """The update after `tokens` more tokens; the same unless it fades."""
+        return update
+
     def session_floats(self) -> int:
         """Floats that the update holds for one sequence."""
         raise NotImplementedError

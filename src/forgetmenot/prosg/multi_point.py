@@ -41,10 +41,11 @@ class MultiPoint(FactorGenerator):
                 f"{self.checkpoints}, which a prompt has that is read in one call from its start"
             )
         updates = [self.single(reads) for reads in checkpoints]
-        return [
+        joined = [
             {name: _joined([update[n][name] for update in updates]) for name in block}
             for n, block in enumerate(updates[0])
         ]
+        return self.fading(joined)
 
 
 def _joined(points: list[Factors]) -> Factors:

@@ -33,6 +33,7 @@ class Options:
     step_init: float = 1.0  # eta at the start, or for good
     clip: float = 0.3  # largest |dW| / |W| at inference, per target
     clip_training: bool = False  # the same limit in training, so that inference holds no surprise
+    half_life: float | None = None  # tokens after which half of the update is left; null = keep all
     turns: Literal["keep", "replace", "accumulate", "decay"] = "keep"  # at a later commit
     turn_decay: float = 0.5  # decay: factor on what earlier turns left, at each commit
     turn_rank: int | None = None  # accumulate, decay: largest rank of the sum; null = grows
@@ -51,6 +52,13 @@ class Options:
             raise ValueError("targets: found an empty list, allowed: names of linear maps, or null")
         if self.step == "state" and self.step_init <= 0:
             raise ValueError(f"step_init: found {self.step_init}, allowed with 'state': above 0")
+        if self.half_life is not None and not (
+            self.half_life > 0 and (self.generator.startswith("g") or self.generator == "static")
+        ):
+            raise ValueError(
+                f"half_life: found {self.half_life} for {self.generator}; allowed: above 0, for "
+                "low-rank factors; or null"
+            )
         if self.clip <= 0:
             raise ValueError(f"clip: found {self.clip}, allowed: above 0")
         if not 0 <= self.turn_decay <= 1:

@@ -75,17 +75,21 @@ class ProSG(nn.Module):
         mask_BL: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         need_state: bool = True,
+        logits_to_keep: int = 0,
     ) -> Output:
         """As `LanguageModel.forward`; a state with an update runs on the changed weights."""
         update = None if state is None or isinstance(state.update, Points) else state.update
         before = State(state.layers) if state is not None and state.layers else None
-        options = {"mask_BL": mask_BL, "cu_seqlens": cu_seqlens, "need_state": need_state}
+        options: dict[str, Any] = {"mask_BL": mask_BL, "cu_seqlens": cu_seqlens}
+        options |= {"need_state": need_state, "logits_to_keep": logits_to_keep}
         with applied(self._hooks(update)):
             out = self.base(input_ids_BL, before, **options)
         if out.state is None:
             return out
         if state is None and self.generator.checkpoints > 1 and cu_seqlens is None:
             update = self._points(input_ids_BL, mask_BL)
+        elif update is not None:
+            update = self.generator.later(update, input_ids_BL.shape[1])
         return out._replace(state=State(out.state.layers, update))
 
     def commit_prompt(self, state: State) -> State:

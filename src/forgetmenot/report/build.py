@@ -56,7 +56,7 @@ def build(
     names = [grid.table.name for grid in grids]
     files.write_text(out / "tables" / "all.tex", latex.document(names))
     judged = claims.judge(tested, found)
-    verdicts.write(judged, claims.labels(spec["studies"]), out)
+    verdicts.write(judged, claims.labels(spec), out)
     drawn = figures.draw_all(spec["studies"], grids, found, out / "figures")
     text = page.render(spec, papers, found, grids, drawn, judged, final or out, root)
     files.write_text(out / "index.html", text)

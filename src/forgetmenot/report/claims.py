@@ -199,10 +199,11 @@ def _unmatched(claim: Claim, part: Part, results: Results) -> str:
     )
 
 
-def labels(studies: Mapping[str, Any]) -> dict[str, str]:
-    """Every variant's name in tables."""
-    return {
+def labels(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Name in tables of every variant that a study or a claim of the request `spec` names."""
+    own = {
         variant["name"]: variant.get("label") or variant["name"]
-        for study in studies.values()
+        for study in spec["studies"].values()
         for variant in study["variants"]
     }
+    return {**spec.get("claim_labels", {}), **own}

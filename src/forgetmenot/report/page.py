@@ -29,7 +29,7 @@ def render(
 
     `root` is the folder that the paths in the manifests start from.
     """
-    labels = claims.labels(spec["studies"])
+    labels = claims.labels(spec)
     text: str = (
         html.environment()
         .get_template("page")

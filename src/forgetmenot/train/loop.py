@@ -22,6 +22,7 @@ from forgetmenot.train.progress import Curve, Progress
 from forgetmenot.train.quantile_rule import QuantileController
 from forgetmenot.train.schedule import learning_rate
 from forgetmenot.train.sparsity import SparsityController
+from forgetmenot.train.stop import STATUS, stop_requests
 
 CONTROLLERS = {"lambda": SparsityController, "quantile": QuantileController}
 
@@ -88,7 +89,8 @@ class Trainer:
     def run(self, out: Path) -> None:
         """Train to the last step, resuming where `work` allows it; write `out`/curve.jsonl.
 
-        Raises UserError, after a dump in `work`, when a loss or gradient norm is not finite.
+        Raises UserError, after a dump in `work`, when a loss or gradient norm is not finite, and
+        SystemExit, after a checkpoint, when SIGTERM comes and there are no other ranks.
         """
         self._resume()
         curve = Curve(self.work / "curve.jsonl", self.step) if self._is_main else None
@@ -96,21 +98,28 @@ class Trainer:
         started = time.perf_counter() - self.seconds
         logged_seconds, logged_tokens = self.seconds, self.tokens
         batches = self._draw(self.step + 1)
-        while self.step < self.options.steps:
-            norm, batches = self._advance(batches)
-            self.seconds = time.perf_counter() - started
-            if self._is_due(self.options.log_every):
-                line = self._line(norm, self.seconds - logged_seconds, self.tokens - logged_tokens)
-                logged_seconds, logged_tokens = self.seconds, self.tokens
-                if curve:
-                    curve.append(line)
-                    progress.update(line, self.seconds / self.step)
-                    self.log(flat(line), self.step)
-            if self._is_due(self.options.checkpoint_every):
-                if curve:
-                    curve.sync()
-                    self._save()
-                self.accelerator.wait_for_everyone()
+        with stop_requests() as is_asked_to_stop:
+            while self.step < self.options.steps:
+                norm, batches = self._advance(batches)
+                self.seconds = time.perf_counter() - started
+                if self._is_due(self.options.log_every):
+                    line = self._line(
+                        norm, self.seconds - logged_seconds, self.tokens - logged_tokens
+                    )
+                    logged_seconds, logged_tokens = self.seconds, self.tokens
+                    if curve:
+                        curve.append(line)
+                        progress.update(line, self.seconds / self.step)
+                        self.log(flat(line), self.step)
+                stop = self.accelerator.num_processes == 1 and is_asked_to_stop()
+                if stop or self._is_due(self.options.checkpoint_every):
+                    if curve:
+                        curve.sync()
+                        self._save()
+                    self.accelerator.wait_for_everyone()
+                if stop and self.step < self.options.steps:
+                    print(f"stopped at step {self.step}, to go on from there", file=sys.stderr)
+                    raise SystemExit(STATUS)
         if curve:
             curve.close()
             shutil.copyfile(self.work / "curve.jsonl", out / "curve.jsonl")
