@@ -49,12 +49,9 @@ class Plan:
                 f"{where}: papers: found {main.papers}; allowed: {', '.join(found)} "
                 f"(what {self.scale_file} has)"
             )
-        for name in main.studies or ():
-            one_of(name, self.studies, f"{where}: studies")
         if main.studies is not None:
-            self.studies = {
-                name: self.studies[name] for name in self.studies if name in main.studies
-            }
+            chosen = [one_of(name, self.studies, f"{where}: studies") for name in main.studies]
+            self.studies = {n: study for n, study in self.studies.items() if n in chosen}
         self._add_store()
         for name, study in self.studies.items():
             self._add_study(name, study, f"{self.scale_file}: studies.{name}")
@@ -331,7 +328,7 @@ class Plan:
         return entries
 
     def _has_rows(self, table: Table) -> bool:
-        """Whether a chosen study has what the table shows. (Claims say themselves what is absent.)"""
+        """Whether a chosen study has what the table shows; claims say themselves what is absent."""
         studies = [study for name, study in self.studies.items() if (table.study or name) == name]
         tasks = {"train"}.union(*(study.tasks for study in studies)) if studies else set()
         return not tasks.isdisjoint(listed(table.task or "train"))
