@@ -59,6 +59,7 @@ class TaskOverride(_Schema):
 
     dataset: str | None = Field(None, description="file in data/; null = the task's own")
     options: dict[str, Any] = Field({}, description="evaluator Options that differ")
+    seeds: list[int] | None = Field(None, description="of the study's; null = all of them")
 
 
 class Released(_Schema):
@@ -141,6 +142,9 @@ class Model(_Schema):
     ffn: str = Field(description="block of the feed-forward layers")
     overrides: dict[str, dict[str, Any]] = Field(
         {}, description="{block: Options that differ from the size's}"
+    )
+    residual_init: Literal["none", "rescale"] = Field(
+        "none", description="how maps that write to the residual stream start (mixers/base.py)"
     )
     init_from: str | None = Field(None, description="variant of the same study to start from")
     prosg: dict[str, Any] | None = Field(None, description="ProSG Options; null = no generator")

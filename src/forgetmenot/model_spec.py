@@ -39,6 +39,7 @@ def model_spec(model: Model, size: Size, model_file: str, size_file: str) -> dic
         **size.model_dump(exclude={"blocks", "layers"}),
         "layers": [layers[block] for block in order],
         "vocab": None,
+        "residual_init": model.residual_init,
         "prosg": prosg,
     }
 

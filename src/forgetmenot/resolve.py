@@ -212,6 +212,9 @@ class Plan:
         for task_name, (task, options) in tasks.items():
             if task.requires is not None and task.requires not in mixers:
                 continue
+            override = study.task_overrides.get(task_name)
+            if override is not None and override.seeds is not None and seed not in override.seeds:
+                continue
             data = f"data/built/{task.dataset}"
             builder = self.jobs[data].request["spec"]["builder"]
             roots = used | {f"forgetmenot.evaluate.{task.evaluator}", f"forgetmenot.data.{builder}"}

@@ -34,12 +34,13 @@ def read_rows(
 
     A mirror is a folder with, for each set, <name>.jsonl, <name>_<split>.jsonl, the same with .json
     or .txt (one row with the key "text"), or its distributor's file name, each also as .gz; or a
-    copy of the hub repository in a folder <owner>/<name>. Raises Unavailable if the mirror has none
-    of these and `revision` is null, UserError for a file or a hub that cannot be read.
+    copy of the hub repository in a folder <owner>/<name>. Raises Unavailable if the mirror
+    is not there, or has none of these and `revision` is null; UserError for a file or a hub that
+    cannot be read.
     """
     if mirror is not None:
         if not Path(mirror).is_dir():
-            raise UserError(f"mirror: {mirror} is not a folder; allowed: a folder, or null")
+            raise Unavailable(f"mirror: {mirror} is not a folder; allowed: a folder, or null")
         found = _mirror_file(Path(mirror), name, source)
         if found is not None:
             return _read_file(found), {"mirror": found.name}

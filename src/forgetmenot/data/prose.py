@@ -1,0 +1,54 @@
+"""Plain text made sane: one form of each character, single spaces, paragraphs without hard wraps.
+
+A paragraph is a string without blank lines; it may hold line breaks where the text is verse.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+
+def clean(text: str) -> str:
+    """One paragraph with composed characters, single spaces and no invisible characters.
+
+    Line breaks stay, other control characters and Unicode's spaces become a space, and format
+    characters (soft hyphens, marks of direction, byte-order marks) go.
+    """
+    text = unicodedata.normalize("NFC", text)
+    kept = (c for c in text if unicodedata.category(c) != "Cf")
+    spaced = "".join(" " if unicodedata.category(c) == "Cc" and c != "\n" else c for c in kept)
+    lines = (" ".join(line.split()) for line in spaced.split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+def wrapped_paragraphs(lines: Iterable[str]) -> Iterator[list[str]]:
+    """The runs of lines between blank lines, each line with its indent and without its end."""
+    run: list[str] = []
+    for line in lines:
+        if line.strip():
+            run.append(line.rstrip())
+        elif run:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def parts(paragraphs: Iterable[str], words: int) -> Iterator[str]:
+    """Documents of at most `words` words (but for one longer paragraph), a blank line between."""
+    part: list[str] = []
+    count = 0
+    for paragraph in paragraphs:
+        size = len(paragraph.split())
+        if part and count + size > words:
+            yield "\n\n".join(part)
+            part, count = [], 0
+        part.append(paragraph)
+        count += size
+    if part:
+        yield "\n\n".join(part)
+
+
+def without_emphasis(text: str) -> str:
+    """Text without the underscores that stand around emphasised words in plain-text books."""
+    return re.sub(r"_([^_]+)_", r"\1", text)
