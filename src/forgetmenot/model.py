@@ -117,7 +117,7 @@ class LanguageModel(nn.Module):
         before = state.layers if state else (None,) * len(self.layers)
         for norm, mixer, layer_state in zip(self.norms, self.layers, before, strict=True):
             y_BLD, layer_state, layer_aux = mixer(
-                norm(x_BLD), layer_state, cu_seqlens=packing, need_state=need_state
+                _for_maps(norm(x_BLD)), layer_state, cu_seqlens=packing, need_state=need_state
             )
             x_BLD = x_BLD + y_BLD
             states.append(layer_state)
@@ -161,6 +161,14 @@ class LanguageModel(nn.Module):
     def mixers(self) -> list[Mixer]:
         """The layers, typed."""
         return [layer for layer in self.layers if isinstance(layer, Mixer)]
+
+
+def _for_maps(x: torch.Tensor) -> torch.Tensor:
+    """What linear maps read, rounded once: under autocast each would cast a copy of its own."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return x.to(torch.get_autocast_dtype(device))
+    return x
 
 
 def _mixer(name: str, options: dict[str, Any], place: Place) -> Mixer:

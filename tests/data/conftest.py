@@ -1,6 +1,8 @@
-"""Small local stand-ins for what the data builders fetch: wheels and corpora."""
+"""Small local stand-ins for what the data builders fetch: wheels, Debian packages, corpora."""
 
+import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +38,36 @@ def make_wheel(tmp_path: Path) -> Callable[..., dict[str, str]]:
             "sha256": sha256_file(path),
             "wheelhouse": str(wheelhouse),
         }
+
+    return make
+
+
+@pytest.fixture
+def make_deb(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Writes a .deb, an ar archive around data.tar; gives the options that name it."""
+
+    def make(members: dict[str, bytes], compression: str = "xz") -> dict[str, str]:
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode=f"w:{compression}") as archive:
+            for member, content in members.items():
+                info = tarfile.TarInfo(f"./{member}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        end = f".{compression}" if compression else ""
+        files = {
+            "debian-binary": b"2.0\n",
+            "control.tar": b"odd",
+            f"data.tar{end}": data.getvalue(),
+        }
+        path = tmp_path / "toy_1.2-3_all.deb"
+        with path.open("wb") as file:
+            file.write(b"!<arch>\n")
+            for name, content in files.items():
+                file.write(
+                    f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
+                )
+                file.write(content + b"\n" * (len(content) % 2))
+        return {"version": "1.2-3", "sha256": sha256_file(path), "archive": str(path)}
 
     return make
 

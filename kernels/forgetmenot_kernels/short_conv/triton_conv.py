@@ -2,7 +2,8 @@
 """The short causal convolution through Triton: forward, backward and the step in place.
 
 All sequences lie one after another on the token axis: x is [tokens, D]. Nothing but the inputs is
-saved; the backward pass computes each sum anew, for the W tokens that an input reaches.
+saved; the backward pass computes the sums anew, and their gradients go through memory once, since a
+token needs those of the W - 1 tokens after it.
 """
 
 from typing import Any
@@ -82,8 +83,22 @@ def _forward_kernel(
 
 
 @triton.jit(do_not_specialize=["tokens", "T"])
+def _slope_kernel(
+    x_ptr, weight_ptr, state_ptr, dy_ptr, slope_ptr, row_ptr, place_ptr, cu_ptr, tokens, T, D,
+    W: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr, VARLEN: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the sums before SiLU."""
+    token, n, place, _ = _places(row_ptr, place_ptr, cu_ptr, tokens, T, SIZE, VARLEN)
+    d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    mask = (token < tokens)[:, None] & (d < D)[None, :]
+    slope = _slope_at(x_ptr, weight_ptr, state_ptr, dy_ptr, token, n, place, mask, d, D, W)
+    at = token[:, None] * D + d[None, :]
+    tl.store(slope_ptr + at, slope.to(slope_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["tokens", "T"])
 def _backward_kernel(
-    x_ptr, weight_ptr, state_ptr, dy_ptr, dx_ptr, dweight_ptr, row_ptr, place_ptr, cu_ptr,
+    x_ptr, weight_ptr, state_ptr, slope_ptr, dx_ptr, dweight_ptr, row_ptr, place_ptr, cu_ptr,
     tokens, T, D,
     W: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
@@ -91,20 +106,18 @@ def _backward_kernel(
     token, n, place, length = _places(row_ptr, place_ptr, cu_ptr, tokens, T, SIZE, VARLEN)
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     mask = (token < tokens)[:, None] & (d < D)[None, :]
+    at = token[:, None] * D + d[None, :]
+    slope = tl.load(slope_ptr + at, mask=mask, other=0.0).to(tl.float32)
     dx = tl.zeros([SIZE, WIDTH], tl.float32)
     for ahead in tl.static_range(W):
         there = mask & (place + ahead < length)[:, None]
-        slope = _slope_at(
-            x_ptr, weight_ptr, state_ptr, dy_ptr, token + ahead, n, place + ahead, there, d, D, W
-        )  # fmt: skip
+        later = tl.load(slope_ptr + at + ahead * D, mask=there, other=0.0).to(tl.float32)
         weight = tl.load(weight_ptr + d * W + (W - 1 - ahead), mask=d < D, other=0.0)
-        dx += slope * weight.to(tl.float32)[None, :]
-        if ahead == 0:
-            for back in tl.static_range(W):
-                x = _input_at(x_ptr, state_ptr, token, n, place, back, mask, d, D, W)
-                tap = tl.program_id(0).to(tl.int64) * W + (W - 1 - back)
-                tl.store(dweight_ptr + tap * D + d, tl.sum(slope * x, 0), mask=d < D)
-    tl.store(dx_ptr + token[:, None] * D + d[None, :], dx.to(dx_ptr.dtype.element_ty), mask=mask)
+        dx += later * weight.to(tl.float32)[None, :]
+        x = _input_at(x_ptr, state_ptr, token, n, place, ahead, mask, d, D, W)
+        tap = tl.program_id(0).to(tl.int64) * W + (W - 1 - ahead)
+        tl.store(dweight_ptr + tap * D + d, tl.sum(slope * x, 0), mask=d < D)
+    tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -232,10 +245,10 @@ class _ShortConv(torch.autograd.Function):
         # summed in a fixed order, so that runs are equal to the bit
         parts = torch.empty(ctx.grid[0], taps, width, device=x.device)
         with torch.cuda.device_of(x):
-            _backward_kernel[ctx.grid](
-                x, weight, state, dy, dx, parts, *ctx.documents, batch * time, time, width, taps,
-                BT, BD, varlen,
-            )  # fmt: skip
+            slope = torch.empty_like(dy)
+            shape = (*ctx.documents, batch * time, time, width, taps, BT, BD, varlen)
+            _slope_kernel[ctx.grid](x, weight, state, dy, slope, *shape)
+            _backward_kernel[ctx.grid](x, weight, state, slope, dx, parts, *shape)
             if ctx.needs_input_grad[2]:
                 dstate = torch.empty_like(state)
                 _state_backward_kernel[(len(state), ctx.grid[1])](

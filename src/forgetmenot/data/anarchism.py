@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from forgetmenot.data.debian_package import read_debian_package
 from forgetmenot.data.documents import Document, write_documents
 from forgetmenot.data.markup import Rules, paragraphs
+from forgetmenot.data.prose import parts
 from forgetmenot.errors import UserError
 from forgetmenot.files import write_json
 
@@ -21,8 +22,9 @@ LICENCE = "GPL-2; The Anarchist FAQ Editorial Collective, 1995 to 2017"
 # Sections, their introductions and the appendices. Not appendix 1.3, whose pages are the former
 # version of section F, nor lists of contents, links, books and news.
 ESSAYS = re.compile(r"sec[A-J](\d+|int)|append(11|12|2|3\d|4\d)|intro|vol[12]intro|10years")
-# These appendices repeat a sixth of a section's sequences of ten words (no others above 8%).
+# These appendices repeat a sixth of a section's sequences of ten words (no other pair of pages a tenth).
 REPEATS = {"append41": "secH5", "append43": "secH6"}
+SHORTEST = 50  # words of a document, at least
 RULES = Rules(
     breaks=re.compile(r"</?(p|div|h\d|li|blockquote|ol|ul|dt|dd|hr|center|td|tr)\b", re.IGNORECASE),
     lines=re.compile(r"<br\b", re.IGNORECASE),
@@ -40,10 +42,15 @@ class Options:
     sha256: str = "cf21c10948b00e923c62eb31c39a3390413fa26c5ee0e3b925feb0ec7fe42948"
     # Local copy of the .deb, for machines without apt; null = apt.
     archive: str | None = None
+    words: int = 5000  # words of a document, about, or fewer
+
+    def __post_init__(self) -> None:
+        if self.words < 1:
+            raise ValueError(f"words: found {self.words}, allowed: 1 or more")
 
 
 def build(options: Options, inputs: dict[str, Path], out: Path) -> None:
-    """Write documents.jsonl, a document a question with its heading, and meta.json.
+    """Write documents.jsonl, one or more documents a question, and meta.json.
 
     The group is the page. Raises UserError if the package cannot be had or has no essay.
     """
@@ -52,31 +59,39 @@ def build(options: Options, inputs: dict[str, Path], out: Path) -> None:
     essays = {name: content for name, content in pages.items() if ESSAYS.fullmatch(name)}
     if not essays:
         raise UserError(f"{PACKAGE}: none of the {len(pages)} pages is an essay")
-    counts = write_documents(out / "documents.jsonl", _documents(essays))
+    counts = write_documents(out / "documents.jsonl", _documents(essays, options.words))
     meta = {"source": "anarchism", "licence": LICENCE}
     meta |= {"package": f"{PACKAGE}={options.version}", "sha256": options.sha256}
     write_json(out / "meta.json", meta | asdict(counts))
 
 
-def _documents(essays: dict[str, bytes]) -> Iterator[Document]:
+def _documents(essays: dict[str, bytes], words: int) -> Iterator[Document]:
     for page, content in essays.items():
-        for number, question in enumerate(_questions(content.decode()), 1):
+        texts = (text for part in _questions(content.decode()) for text in parts(part, words))
+        for number, text in enumerate(texts, 1):
             yield {
                 "id": f"anarchism/{page}/{number}",
-                "text": "\n\n".join(question),
+                "text": text,
                 "source": "anarchism",
                 "group": f"anarchism/{REPEATS.get(page, page)}",
             }
 
 
 def _questions(page: str) -> Iterator[list[str]]:
-    """The paragraphs of each part of a page, cut before its headings."""
+    """The paragraphs of each part of a page, cut before its headings.
+
+    A heading with next to nothing under it stays with what follows, and is left out at the end.
+    """
     body, *_ = page.partition('<div id="book-navigation')
     part: list[str] = []
     for tag, paragraph in paragraphs(body, RULES):
-        if tag == "h2" and part:
+        if tag == "h2" and _is_text(part):
             yield part
             part = []
         part.append(paragraph)
-    if part:
+    if _is_text(part):
         yield part
+
+
+def _is_text(part: list[str]) -> bool:
+    return sum(len(paragraph.split()) for paragraph in part) >= SHORTEST

@@ -5,7 +5,7 @@ An offline stand-in for web text, always reported under its own name. Its author
 
 import gzip
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,8 +19,9 @@ PACKAGE = "jargon-text"
 MEMBER = "usr/share/doc/jargon-text/jargon.txt.gz"
 LICENCE = "public domain"
 CITATION = "The on-line hacker Jargon File, version 4.4.7, 29 Dec 2003. Editor: Eric S. Raymond."
-INDENT = "   "  # of running text; what is set in further is code, a table or a drawing
-SECTION = re.compile(r"(Chapter|Appendix) \w+\. (.+)|Glossary|Bibliography")
+INDENT = "   "  # of running text
+ENDED = re.compile(r"[.,:;!?)\]\u201d\"]$")  # running text, not a table of contents
+SECTION = re.compile(r"(Chapter|Appendix)\s\w+\.\s(.+)|Glossary|Bibliography")
 ENTRY = re.compile(r"   :(?P<term>.+?): ?(?P<kind>.*)")
 PRONUNCIATION = re.compile(r"/[^/]*/,? ?")
 SHORTEST = 12  # words; below that, entries only refer to others
@@ -85,10 +86,17 @@ def _texts(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
         yield title, body
 
 
-def _prose(lines: Iterable[str]) -> Iterator[str]:
+def _prose(lines: list[str]) -> Iterator[str]:
     for paragraph in wrapped_paragraphs(lines):
-        if all(line.startswith(INDENT) and line[len(INDENT)] != " " for line in paragraph):
+        text = " ".join(line.strip() for line in paragraph)
+        heading = not paragraph[0].startswith(" ")
+        quoted = any(line.startswith(INDENT + " ") for line in paragraph)
+        if heading or (ENDED.search(text) and not (quoted and _is_drawn(text))):
             # Braces mark references to other entries.
-            yield clean(re.sub(r"[{}]", "", " ".join(paragraph)))
-        elif not paragraph[0].startswith(" "):
-            yield clean(" ".join(paragraph))
+            yield clean(re.sub(r"[{}]", "", text))
+
+
+def _is_drawn(text: str) -> bool:
+    """Whether a text that is set in is code, a table or a drawing, rather than a quotation."""
+    letters = sum(character.isalpha() or character == " " for character in text)
+    return letters < 0.93 * len(text) or "  " in text

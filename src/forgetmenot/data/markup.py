@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from forgetmenot.data.prose import clean
 
-TOKEN = re.compile(r"<!--.*?-->|<[^>]*>|[^<]+|<", re.DOTALL)
+TOKEN = re.compile(r"<!--.*?-->|</?[a-zA-Z!?][^<>]*>|[^<]+|<", re.DOTALL)
 NAME = re.compile(r"</?\s*([\w:]+)")
 
 

@@ -34,21 +34,23 @@ def wrapped_paragraphs(lines: Iterable[str]) -> Iterator[list[str]]:
         yield run
 
 
-def parts(paragraphs: Iterable[str], words: int) -> Iterator[str]:
-    """Documents of at most `words` words (but for one longer paragraph), a blank line between."""
-    part: list[str] = []
-    count = 0
-    for paragraph in paragraphs:
-        size = len(paragraph.split())
-        if part and count + size > words:
-            yield "\n\n".join(part)
-            part, count = [], 0
-        part.append(paragraph)
-        count += size
-    if part:
-        yield "\n\n".join(part)
+def parts(paragraphs: list[str], words: int) -> list[str]:
+    """Paragraphs as documents of about `words` words, or fewer, a blank line between paragraphs.
+
+    All have about the same size, so there is no short rest, and no paragraph is cut.
+    """
+    sizes = [len(paragraph.split()) for paragraph in paragraphs]
+    total = sum(sizes)
+    count = -(-total // words)
+    documents: list[list[str]] = [[] for _ in range(count)]
+    before = 0
+    for paragraph, size in zip(paragraphs, sizes, strict=True):
+        # A paragraph goes where its middle lies on the line of all words.
+        documents[min(count - 1, (2 * before + size) * count // (2 * total))].append(paragraph)
+        before += size
+    return ["\n\n".join(document) for document in documents if document]
 
 
 def without_emphasis(text: str) -> str:
     """Text without the underscores that stand around emphasised words in plain-text books."""
-    return re.sub(r"_([^_]+)_", r"\1", text)
+    return re.sub(r"(?<!\w)_([^_]+)_(?!\w)", r"\1", text)

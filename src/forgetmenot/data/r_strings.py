@@ -46,6 +46,7 @@ def _vector(record: bytes) -> list[str]:
         if flags & 0xFF != CHARACTERS or flags & ~0xFF not in ENCODINGS or size < 0:
             raise ValueError(f"found a string with flags {flags:#x}, allowed: UTF-8 or ASCII")
         place += 8
-        strings.append(record[place : place + size].decode())
+        (encoded,) = struct.unpack_from(f"{size}s", record, place)
+        strings.append(encoded.decode())
         place += size
     return strings

@@ -43,8 +43,11 @@ TESTAMENTS = ("ot", "nt")
 INDEX = struct.Struct("<III")
 CHAPTER = re.compile(r'<chapter\b[^>]*\bsID="([^"]*)"[^>]*>')
 CHAPTER_END = re.compile(r'<chapter\b[^>]*\beID=|<div\b[^>]*\btype="book"')
-# Lists of books, not prose.
+# A title above a list of books, which is left out with it, and one above a table, which is too.
 BIBLIOGRAPHY = re.compile(r"WORKS? (UP)?ON THE\b.*PSALM", re.IGNORECASE)
+OUTLINE = "Chapter Outline"
+MARKS = re.compile(r"\s*(\{\d+\}|[•*])")  # of footnotes, lists and rules
+SHORTEST = 20  # words of a document, at least; a chapter below that only refers to another
 RULES = Rules(
     breaks=re.compile(r'</?(title|lg|item|list|chapter)\b|<div\b(?![^>]*"x-milestone")'),
     lines=re.compile(r"<(l|lb)\b"),
@@ -64,7 +67,7 @@ class Options:
     sha256: str = "bcbfad701c5c4a061475b58309cebc42755a59e87478c8355227c5e046412b3f"
     # Local copy of the .deb, for machines without apt; null = apt.
     archive: str | None = None
-    words: int = 5000  # words of a document, at most (but for one longer paragraph)
+    words: int = 5000  # words of a document, about, or fewer
 
     def __post_init__(self) -> None:
         if self.words < 1:
@@ -109,8 +112,10 @@ def _documents(text: str, options: Options, work: Work) -> Iterator[Document]:
     # What stands before the first chapter, and between books, is prefaces and titles.
     _, *pieces = CHAPTER.split(text)
     for chapter, piece in zip(pieces[::2], pieces[1::2], strict=True):
-        prose = _chapter(CHAPTER_END.split(piece, maxsplit=1)[0])
+        prose = list(_chapter(CHAPTER_END.split(piece, maxsplit=1)[0]))
         for number, part in enumerate(parts(prose, options.words), 1):
+            if len(part.split()) < SHORTEST:
+                continue
             yield {
                 "id": f"{options.work}/{chapter}/{number}",
                 "text": part,
@@ -124,5 +129,6 @@ def _chapter(markup: str) -> Iterator[str]:
     for tag, paragraph in paragraphs(markup, RULES):
         if tag == "title":
             kept = not BIBLIOGRAPHY.match(paragraph)
-        if kept:
-            yield paragraph
+        text = MARKS.sub("", paragraph)
+        if kept and text and text != OUTLINE:
+            yield text
