@@ -22,7 +22,8 @@ LICENCE = "GPL-2; The Anarchist FAQ Editorial Collective, 1995 to 2017"
 # Sections, their introductions and the appendices. Not appendix 1.3, whose pages are the former
 # version of section F, nor lists of contents, links, books and news.
 ESSAYS = re.compile(r"sec[A-J](\d+|int)|append(11|12|2|3\d|4\d)|intro|vol[12]intro|10years")
-# These appendices repeat a sixth of a section's sequences of ten words (no other pair of pages a tenth).
+# Of the sequences of ten words in these appendices and sections, the shorter of the two shares a
+# sixth with the other; no other pair of essays shares a tenth.
 REPEATS = {"append41": "secH5", "append43": "secH6"}
 SHORTEST = 50  # words of a document, at least
 RULES = Rules(

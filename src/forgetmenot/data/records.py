@@ -31,7 +31,6 @@ POOLS = "pools.json"
 UNITS = ("", "%", " km", " people", " million", " tons")
 PER_DOCUMENT = 50  # sentences of one document of the corpus, at most
 LINE_TOKENS = 8  # of a short line, about: how many lines are drawn for a row
-SHORTEST = 64  # tokens of a row
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,8 @@ class StreamOptions:
     prose_share: float = 0.15  # lines whose value is a whole sentence
 
     def __post_init__(self) -> None:
-        if not self.lengths or min(self.lengths) < SHORTEST:
-            raise ValueError(
-                f"lengths: found {self.lengths}, allowed: at least one, each {SHORTEST} or more"
-            )
+        if not self.lengths or min(self.lengths) < 64:
+            raise ValueError(f"lengths: found {self.lengths}, allowed: 64 or more each")
         if self.queries < 1:
             raise ValueError(f"queries: found {self.queries}, allowed: 1 or more")
         if not 0 <= self.prose_share < 1:
