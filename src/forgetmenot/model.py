@@ -19,6 +19,7 @@ from torch import nn
 
 from forgetmenot.errors import UserError
 from forgetmenot.files import write_bytes, write_json
+from forgetmenot.fuse import fused
 from forgetmenot.mixers.base import Mixer, Place, start_packing, unpacked
 from forgetmenot.plugins import load as load_plugin
 from forgetmenot_kernels.packing import Packing
@@ -89,9 +90,9 @@ class LanguageModel(nn.Module):
         mask_BL: torch.Tensor | None = None,
         cu_seqlens: torch.Tensor | Packing | None = None,
         need_state: bool = True,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | torch.Tensor = 0,
     ) -> Output:
-        """Logits of the next token at every position, or at the last ones only.
+        """Logits of the next token at every position, or at some only.
 
         Args:
             input_ids_BL: int64 token ids.
@@ -101,30 +102,36 @@ class LanguageModel(nn.Module):
             cu_seqlens: integer [N + 1], borders of documents packed into one row, each of which
                 starts from nothing; the state is that of N sequences.
             need_state: False spares the work for the state; None is returned for it.
-            logits_to_keep: the head runs on the last so many positions only; 0 = on all. Logits
-                are [B, logits_to_keep, V] then.
+            logits_to_keep: the head runs on the last so many positions only, and logits are
+                [B, logits_to_keep, V]; 0 = on all; an int64 tensor [N] = on these places of the
+                flattened [B x L] (not beside a mask), and logits are [N, V].
 
         Raises ValueError for a ProSG update in the state and for fewer than 0 logits to keep.
         """
-        if logits_to_keep < 0:
+        if isinstance(logits_to_keep, int) and logits_to_keep < 0:
             raise ValueError(f"logits_to_keep: found {logits_to_keep}; allowed: 0 or more")
+        if isinstance(logits_to_keep, torch.Tensor) and mask_BL is not None:
+            raise ValueError("logits_to_keep: found places beside a mask; allowed: a number")
         if state is not None and state.update is not None:
             raise ValueError("state: found a ProSG update; allowed: a state of this plain model")
         packing = start_packing(input_ids_BL, state, mask_BL, cu_seqlens)
         x_BLD = self.embed(input_ids_BL if mask_BL is None else input_ids_BL[mask_BL][None])
+        y_BLD = None
         states: list[Any] = []
         aux = []
         before = state.layers if state else (None,) * len(self.layers)
         for norm, mixer, layer_state in zip(self.norms, self.layers, before, strict=True):
+            x_BLD, normed_BLD = _added(x_BLD, y_BLD, norm)
             y_BLD, layer_state, layer_aux = mixer(
-                _for_maps(norm(x_BLD)), layer_state, cu_seqlens=packing, need_state=need_state
+                normed_BLD, layer_state, cu_seqlens=packing, need_state=need_state
             )
-            x_BLD = x_BLD + y_BLD
             states.append(layer_state)
             aux.append(layer_aux)
         head = self.embed.weight if self.head is None else self.head.weight
-        x_BLD = self.final_norm(x_BLD)
-        if logits_to_keep:
+        _, x_BLD = _added(x_BLD, y_BLD, self.final_norm)
+        if isinstance(logits_to_keep, torch.Tensor):
+            logits = F.linear(x_BLD.flatten(0, 1).index_select(0, logits_to_keep), head)
+        elif logits_to_keep:
             # Unpacked before the head, which has no bias: zeros at padding stay zeros.
             x_BLD = x_BLD if mask_BL is None else unpacked(x_BLD, mask_BL)
             logits = F.linear(x_BLD[:, -logits_to_keep:], head)
@@ -163,12 +170,38 @@ class LanguageModel(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, Mixer)]
 
 
-def _for_maps(x: torch.Tensor) -> torch.Tensor:
-    """What linear maps read, rounded once: under autocast each would cast a copy of its own."""
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return x.to(torch.get_autocast_dtype(device))
-    return x
+def _added(
+    x_BLD: torch.Tensor, y_BLD: torch.Tensor | None, norm: nn.Module
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of x and y, and its norm as linear maps read it."""
+    assert isinstance(norm, nn.RMSNorm | nn.LayerNorm)
+    device = x_BLD.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    # Rounded once for all maps: under autocast each would cast a copy of its own.
+    dtype = torch.get_autocast_dtype(device) if autocast else x_BLD.dtype
+    if y_BLD is None:
+        return x_BLD, norm(x_BLD).to(dtype)
+    bias = norm.bias if isinstance(norm, nn.LayerNorm) else None
+    rows = (x_BLD.flatten(0, 1), y_BLD.flatten(0, 1))
+    x, normed = _add_and_norm(*rows, norm.weight, bias, norm.eps, dtype)
+    return x.view_as(x_BLD), normed.view_as(x_BLD)
+
+
+@fused
+def _add_and_norm(
+    x_ND: torch.Tensor,
+    y_ND: torch.Tensor,
+    weight_D: torch.Tensor,
+    bias_D: torch.Tensor | None,
+    eps: float | None,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    x_ND = x_ND + y_ND
+    if bias_D is None:
+        normed_ND = F.rms_norm(x_ND, weight_D.shape, weight_D, eps)
+    else:
+        normed_ND = F.layer_norm(x_ND, weight_D.shape, weight_D, bias_D, eps or 0.0)
+    return x_ND, normed_ND.to(dtype)
 
 
 def _mixer(name: str, options: dict[str, Any], place: Place) -> Mixer:

@@ -51,13 +51,17 @@ class StubModel(nn.Module):
         *,
         mask_BL: Tensor | None = None,
         need_state: bool = True,
+        logits_to_keep: int | Tensor = 0,
     ) -> Output:
         x_BLD = self.embed(ids_BL)
         if mask_BL is not None:
             x_BLD = x_BLD * mask_BL[..., None]
         total_BLD = x_BLD.cumsum(1) + (0 if state is None else state[:, None])
         y_BLD, aux = self.evict(self.dropout(torch.tanh(self.mix(x_BLD + total_BLD))))
-        return Output(self.head(y_BLD), total_BLD[:, -1] if need_state else None, [{}, aux])
+        logits = self.head(y_BLD)
+        if isinstance(logits_to_keep, Tensor):
+            logits = logits.flatten(0, 1).index_select(0, logits_to_keep)
+        return Output(logits, total_BLD[:, -1] if need_state else None, [{}, aux])
 
     def commit_prompt(self, state: Tensor) -> Tensor:
         return state + self.generator(state)

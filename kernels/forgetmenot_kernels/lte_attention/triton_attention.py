@@ -24,36 +24,47 @@ BUSY = 1056
 
 
 class Tiles(NamedTuple):
-    """Tile of queries x tile of columns, warps and pipeline stages of a kernel."""
+    """Tile of queries x tile of columns, warps and pipeline stages of a kernel, and the most
+    registers a thread may have, None = as many as it wants.
+    """
 
     BM: int
     BN: int
     num_warps: int
     num_stages: int
+    maxnreg: int | None = None
 
 
 class Config(NamedTuple):
-    """Tiles of the three walks: over columns forward and backward, over queries backward."""
+    """Tiles of the two walks over columns and the two over queries."""
 
     forward: Tiles
     query: Tiles
-    column: Tiles
+    kept: Tiles
+    window: Tiles
 
 
-# by head dim (rounded up to a power of two); measured on Hopper
+# By head dim, rounded up to a power of two. Up to 64, measured on Hopper: what counts is programs
+# on an SM, four with 128 registers and three with 168, though a few are spilled.
+NARROW = Config(
+    forward=Tiles(64, 64, 4, 3, 128),
+    query=Tiles(64, 64, 4, 2, 128),
+    kept=Tiles(64, 64, 4, 3, 168),
+    window=Tiles(64, 64, 4, 2, 168),
+)
 HALF = {
-    16: Config(Tiles(128, 64, 4, 3), Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 3)),
-    32: Config(Tiles(128, 64, 4, 3), Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 3)),
-    64: Config(Tiles(128, 64, 4, 3), Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 3)),
-    128: Config(Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 2), Tiles(64, 64, 8, 2)),
-    256: Config(Tiles(128, 64, 8, 2), Tiles(64, 32, 8, 2), Tiles(32, 64, 8, 2)),
+    16: NARROW,
+    32: NARROW,
+    64: NARROW,
+    128: Config(Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 2), *[Tiles(64, 64, 8, 2)] * 2),
+    256: Config(Tiles(128, 64, 8, 2), Tiles(64, 32, 8, 2), *[Tiles(32, 64, 8, 2)] * 2),
 }
 FLOAT32 = {
-    16: Config(Tiles(64, 32, 4, 2), Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2)),
-    32: Config(Tiles(64, 32, 4, 2), Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2)),
-    64: Config(Tiles(64, 32, 4, 2), Tiles(64, 32, 8, 2), Tiles(32, 32, 8, 2)),
-    128: Config(Tiles(64, 32, 8, 2), Tiles(32, 32, 8, 2), Tiles(32, 32, 8, 2)),
-    256: Config(Tiles(32, 32, 8, 2), Tiles(32, 32, 8, 2), Tiles(32, 32, 8, 2)),
+    16: Config(*[Tiles(64, 32, 4, 2)] * 2, *[Tiles(32, 64, 4, 2)] * 2),
+    32: Config(*[Tiles(64, 32, 4, 2)] * 2, *[Tiles(32, 64, 4, 2)] * 2),
+    64: Config(Tiles(64, 32, 4, 2), Tiles(64, 32, 8, 2), *[Tiles(32, 32, 8, 2)] * 2),
+    128: Config(Tiles(64, 32, 8, 2), *[Tiles(32, 32, 8, 2)] * 3),
+    256: Config(*[Tiles(32, 32, 8, 2)] * 4),
 }
 
 
@@ -77,8 +88,8 @@ def _config(q_BTGD: torch.Tensor) -> Config:
     return table[_block(q_BTGD.shape[-1])]
 
 
-def _constants(q_BTGD: torch.Tensor, k_BTHD: torch.Tensor, kept: Kept | None) -> dict[str, Any]:
-    """Compile-time arguments that all kernels take."""
+def _launch(q_BTGD: torch.Tensor, k_BTHD: torch.Tensor, tiles: Tiles) -> dict[str, Any]:
+    """Compile-time arguments that all kernels take, and options."""
     heads, width = k_BTHD.shape[2:]
     return {
         "H": heads,
@@ -86,6 +97,8 @@ def _constants(q_BTGD: torch.Tensor, k_BTHD: torch.Tensor, kept: Kept | None) ->
         "D": width,
         "BLOCK_D": _block(width),
         "PRECISION": "ieee",  # of float32 products; half precision has one form only
+        "SHORT": q_BTGD.shape[1] < max(tiles.BM, tiles.BN),
+        **tiles._asdict(),
     }
 
 
@@ -115,7 +128,7 @@ class _Attention(torch.autograd.Function):
             q_BTGD, k_BTHD, v_BTHD, o_BTGD, lse_BGT, call.begin_T, *_lists(kept),
             call.scale * LOG2_E, time, call.window, segment, segments,
             HAS_KEPT=kept is not None, PACKED=call.begin_T is not None,
-            **_constants(q_BTGD, k_BTHD, kept), **tiles._asdict(),
+            **_launch(q_BTGD, k_BTHD, tiles),
         )  # fmt: skip
         ctx.call, ctx.segment = call, segment
         ctx.save_for_backward(q_BTGD, k_BTHD, v_BTHD, o_BTGD, lse_BGT, *_lists(kept))
@@ -133,35 +146,36 @@ class _Attention(torch.autograd.Function):
         batch, time, heads_q, width = q_BTGD.shape
         heads = k_BTHD.shape[2]
         config = _config(q_BTGD)
-        constants = _constants(q_BTGD, k_BTHD, kept)
         segment, segments = _segments(kept)
         scale_log2 = call.scale * LOG2_E
         dq_BTGD, dk_BTHD, dv_BTHD = map(torch.empty_like, (q_BTGD, k_BTHD, v_BTHD))
-        delta_BGT = torch.empty_like(lse_BGT)
+        stats_BGT2 = lse_BGT.new_empty((*lse_BGT.shape, 2))
 
         query_kernel[(batch * heads_q * triton.cdiv(time, config.query.BM),)](
-            q_BTGD, k_BTHD, v_BTHD, o_BTGD, do_BTGD, lse_BGT, dlse_BGT, delta_BGT, dq_BTGD,
+            q_BTGD, k_BTHD, v_BTHD, o_BTGD, do_BTGD, lse_BGT, dlse_BGT, stats_BGT2, dq_BTGD,
             call.begin_T, *lists, call.scale, scale_log2, time, call.window, segment, segments,
             HAS_KEPT=kept is not None, PACKED=call.begin_T is not None,
-            HAS_DLSE=dlse_BGT is not None, **constants, **config.query._asdict(),
+            HAS_DLSE=dlse_BGT is not None, **_launch(q_BTGD, k_BTHD, config.query),
         )  # fmt: skip
-        tiles = config.column
-        programs = batch * heads * triton.cdiv(time, tiles.BN)
-        shared = (q_BTGD, k_BTHD, v_BTHD, do_BTGD, lse_BGT, delta_BGT)
+        shared = (q_BTGD, k_BTHD, v_BTHD, do_BTGD, stats_BGT2)
         wanted = triton.cdiv(BUSY, batch * heads)
         parts: tuple[torch.Tensor | None, ...] = (None, None)
         if kept is not None:
+            tiles = config.kept
+            programs = batch * heads * triton.cdiv(time, tiles.BN)
             rows = programs * tiles.BN * width
             parts = tuple(lse_BGT.new_empty(rows) for _ in range(2))
             kept_kernel[(programs,)](
                 *shared, *parts, kept.column_BHSC, kept.until_BHSC, kept.count_BHS,
-                scale_log2, time, call.window, segments, wanted, **constants, **tiles._asdict(),
+                scale_log2, time, call.window, segments, wanted,
+                **_launch(q_BTGD, k_BTHD, tiles),
             )  # fmt: skip
-        window_kernel[(programs,)](
+        tiles = config.window
+        window_kernel[(batch * heads * triton.cdiv(time, tiles.BN),)](
             *shared, dk_BTHD, dv_BTHD, *parts, call.end_T, lists[2], lists[4],
             call.scale, scale_log2, time, call.window, segments, wanted,
-            KEPT_BN=tiles.BN, HAS_KEPT=kept is not None, PACKED=call.end_T is not None,
-            **constants, **tiles._asdict(),
+            KEPT_BN=config.kept.BN, HAS_KEPT=kept is not None, PACKED=call.end_T is not None,
+            **_launch(q_BTGD, k_BTHD, tiles),
         )  # fmt: skip
         return dq_BTGD, dk_BTHD, dv_BTHD, None, None
 

@@ -1,10 +1,12 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 """Backward kernels of LTE attention; none of them uses atomics, so gradients repeat bit by bit.
 
-`query_kernel` (dq and delta) walks like the forward. `kept_kernel` owns a tile of the list of all
-kept columns and a share of the queries that see them outside the window; it leaves float32 partial
-sums of dk and dv. `window_kernel` owns a tile of tokens, walks over the queries that see them in
-the window, adds the partial sums of its kept columns in a fixed order and writes dk and dv.
+`query_kernel` (dq) walks like the forward. It also leaves each query's log-sum-exp (base 2) and
+delta side by side (`stats` [B, G, T, 2]) for the other two, which load them together. `kept_kernel`
+owns a tile of the list of all kept columns and a share of the queries that see them outside the
+window; it leaves float32 partial sums of dk and dv. `window_kernel` owns a tile of tokens, walks
+over the queries that see them in the window, adds the partial sums of its kept columns in a fixed
+order and writes dk and dv.
 
 With p = exp(s - lse), delta = <o, do> - dlse:  ds = p (do v^T - delta), dq = scale ds k,
 dk = scale ds^T q, dv = p^T do. Key-major tiles are computed transposed, so that no product takes
@@ -17,20 +19,23 @@ import triton.language as tl
 from forgetmenot_kernels.lte_attention.triton_forward import (
     kept_tiles,
     load_rows,
+    rows_of,
     window_tiles,
+    within,
 )
 
 
 @triton.jit(do_not_specialize=["T", "window", "segment", "segments"])
 def query_kernel(
-    q_ptr, k_ptr, v_ptr, o_ptr, do_ptr, lse_ptr, dlse_ptr, delta_ptr, dq_ptr, begin_ptr,
+    q_ptr, k_ptr, v_ptr, o_ptr, do_ptr, lse_ptr, dlse_ptr, stats_ptr, dq_ptr, begin_ptr,
     column_ptr, until_ptr, count_ptr, least_ptr, rank_ptr,
     scale, scale_log2, T, window, segment, segments,
     H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
     HAS_KEPT: tl.constexpr, PACKED: tl.constexpr, HAS_DLSE: tl.constexpr, PRECISION: tl.constexpr,
+    SHORT: tl.constexpr,
 ):  # fmt: skip
-    """One program a tile of queries and head: delta and dq."""
+    """One program a tile of queries and head: their stats and dq."""
     tiles_T = tl.cdiv(T, BM)
     pid = tl.program_id(0)
     i_first = (tiles_T - 1 - pid % tiles_T) * BM
@@ -46,10 +51,12 @@ def query_kernel(
 
     i = i_first + tl.arange(0, BM)
     near_i = tl.minimum(i, T - 1) - i_first
+    span = window + tl.zeros([BM], tl.int32)
     begin_first = 0
     begin_last = 0
     if PACKED:
         begin = tl.load(begin_ptr + i_first + near_i)
+        span = tl.minimum(span, i - begin + 1)
         begin_first = tl.load(begin_ptr + i_first)
         begin_last = tl.load(begin_ptr + i_last)
     q = load_rows(q_ptr + at_q, near_i, H * G * D, D, BLOCK_D)
@@ -58,8 +65,9 @@ def query_kernel(
     delta = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1)
     if HAS_DLSE:
         delta -= tl.load(dlse_ptr + at_lse + i_first + near_i)
-    tl.store(delta_ptr + at_lse + i, delta, mask=i < T)
     lse_log2 = tl.load(lse_ptr + at_lse + i_first + near_i) * 1.4426950408889634
+    at_stats = (at_lse + i)[:, None] * 2 + tl.arange(0, 2)[None, :]
+    tl.store(stats_ptr + at_stats, tl.join(lse_log2, delta), mask=(i < T)[:, None])
     dq = tl.zeros([BM, BLOCK_D], tl.float32)
     n = tl.arange(0, BN)
 
@@ -68,16 +76,20 @@ def query_kernel(
             count_ptr, least_ptr, rank_ptr, head, i_first, i_last, begin_first, T, window,
             segment, segments, BN,
         )  # fmt: skip
+        column_ptr += at
+        until_ptr += at
         for tile in range(0, tl.cdiv(past - first, BN)):
             place = first + tile * BN + n
-            j = tl.load(column_ptr + at + place, mask=place < past, other=0)
-            k = load_rows(k_ptr, j.to(tl.int64), H * D, D, BLOCK_D)
-            v = load_rows(v_ptr, j.to(tl.int64), H * D, D, BLOCK_D)
+            j = tl.load(column_ptr + place, mask=place < past, other=0).to(tl.int64)
+            k = load_rows(k_ptr, j, H * D, D, BLOCK_D)
+            v = load_rows(v_ptr, j, H * D, D, BLOCK_D)
             scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             p = tl.exp2(scores * scale_log2 - lse_log2[:, None])
             if tile >= whole:
-                until = tl.load(until_ptr + at + place, mask=place < past, other=0)
-                seen = (i[:, None] >= (j + window)[None, :]) & (i[:, None] < until[None, :])
+                # loaded again, so that tiles seen whole hold no registers for the mask
+                start = tl.load(column_ptr + place, mask=place < past, other=0) + window
+                until = tl.load(until_ptr + place, mask=place < past, other=0)
+                seen = within(i[:, None], start[None, :], tl.maximum(until - start, 0)[None, :])
                 p = tl.where(seen, p, 0.0)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
             ds = p * (dp - delta[:, None])
@@ -86,7 +98,7 @@ def query_kernel(
     start, tiles, whole_from, whole_to = window_tiles(
         i_first, i_last, begin_first, begin_last, window, BN
     )
-    near = tl.minimum(n, T - 1)
+    near = rows_of(BN, T, SHORT)
     for tile in range(0, tiles):
         j_nominal = start + tile * BN
         j_first = tl.maximum(tl.minimum(j_nominal, T - BN), 0)
@@ -97,11 +109,8 @@ def query_kernel(
         p = tl.exp2(scores * scale_log2 - lse_log2[:, None])
         if (tile < whole_from) | (tile >= whole_to):
             j = j_first + n
-            seen = (j[None, :] <= i[:, None]) & (j[None, :] > i[:, None] - window)
-            seen = seen & (j[None, :] >= j_nominal)
-            if PACKED:
-                seen = seen & (j[None, :] >= begin[:, None])
-            p = tl.where(seen, p, 0.0)
+            j = tl.where(j >= j_nominal, j, 1 << 30)  # those of the tile before: out of sight
+            p = tl.where(within(i[:, None], j[None, :], span[:, None]), p, 0.0)
         dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
         ds = p * (dp - delta[:, None])
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
@@ -114,37 +123,45 @@ def query_kernel(
 
 @triton.jit
 def _walk_queries(
-    q_ptr, do_ptr, lse_ptr, delta_ptr, k, v, dk, dv, from_j, until_j,
+    q_ptr, do_ptr, stats_ptr, k, v, dk, dv, from_j, span_j,
     first, whole_from, whole_to, tiles, turn, past_turn, batch, head, scale_log2, T,
     H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BM: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, PRECISION: tl.constexpr, SHORT: tl.constexpr,
 ):  # fmt: skip
     """Adds dk (unscaled) and dv of a tile of columns over turns turn..past_turn.
 
     A turn is a tile of BM queries of one query head: `tiles` tiles from query `first` on, for each
-    of the G heads. Query i sees column n where from_j[n] <= i < until_j[n]; all queries in
-    whole_from..whole_to see all columns.
+    of the G heads. Query i sees column n where from_j[n] <= i < from_j[n] + span_j[n]; all queries
+    in whole_from..whole_to see all columns.
     """
     row = batch.to(tl.int64) * T
     # the last tile begins earlier rather than end beyond T: its rows need no bound of their own
-    near = tl.minimum(tl.arange(0, BM), T - 1)
+    near = rows_of(BM, T, SHORT)
+    q_ptr += (row * H * G + (head % H) * G) * D
+    do_ptr += (row * H * G + (head % H) * G) * D
+    stats_ptr += (batch * H * G + (head % H) * G).to(tl.int64) * (2 * T)
+    at_stats = near[:, None] * 2 + tl.arange(0, 2)[None, :]
     for t in range(turn, past_turn):
-        i_nominal = first + t % tiles * BM
-        i_first = tl.maximum(tl.minimum(i_nominal, T - BM), 0)
-        head_q = (head % H) * G + t // tiles
-        at_q = ((row + i_first) * H * G + head_q) * D
-        at_lse = (batch * H * G + head_q).to(tl.int64) * T + i_first
+        if G == 1:
+            i_nominal = first + t * BM
+            i_first = tl.maximum(tl.minimum(i_nominal, T - BM), 0)
+            at_q = i_first.to(tl.int64) * (H * D)
+            at_i = i_first * 2
+        else:
+            i_nominal = first + t % tiles * BM
+            i_first = tl.maximum(tl.minimum(i_nominal, T - BM), 0)
+            at_q = (i_first.to(tl.int64) * (H * G) + t // tiles) * D
+            at_i = ((t // tiles).to(tl.int64) * T + i_first) * 2
         q = load_rows(q_ptr + at_q, near, H * G * D, D, BLOCK_D)
-        lse_log2 = tl.load(lse_ptr + at_lse + near) * 1.4426950408889634
+        lse_log2, delta = tl.split(tl.load(stats_ptr + at_i + at_stats))
+        do = load_rows(do_ptr + at_q, near, H * G * D, D, BLOCK_D)
         scores_t = tl.dot(k, tl.trans(q), input_precision=PRECISION)
         p_t = tl.exp2(scores_t * scale_log2 - lse_log2[None, :])
         if (i_nominal < whole_from) | (i_nominal + BM > whole_to):
             i = i_first + tl.arange(0, BM)
-            seen = (i[None, :] >= from_j[:, None]) & (i[None, :] < until_j[:, None])
-            p_t = tl.where(seen & (i[None, :] >= i_nominal), p_t, 0.0)
-        do = load_rows(do_ptr + at_q, near, H * G * D, D, BLOCK_D)
+            i = tl.where(i >= i_nominal, i, -1)  # those of the tile before: see nothing
+            p_t = tl.where(within(i[None, :], from_j[:, None], span_j[:, None]), p_t, 0.0)
         dv = tl.dot(p_t.to(do.dtype), do, dv, input_precision=PRECISION)
-        delta = tl.load(delta_ptr + at_lse + near)
         dp_t = tl.dot(v, tl.trans(do), input_precision=PRECISION)
         ds_t = p_t * (dp_t - delta[None, :])
         dk = tl.dot(ds_t.to(q.dtype), q, dk, input_precision=PRECISION)
@@ -162,11 +179,11 @@ def _shares(count, tiles_T, wanted, BN: tl.constexpr):
 
 @triton.jit(do_not_specialize=["T", "window", "segments", "wanted"])
 def kept_kernel(
-    q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dk_part_ptr, dv_part_ptr,
+    q_ptr, k_ptr, v_ptr, do_ptr, stats_ptr, dk_part_ptr, dv_part_ptr,
     column_ptr, until_ptr, count_ptr,
     scale_log2, T, window, segments, wanted,
     H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, SHORT: tl.constexpr,
 ):  # fmt: skip
     """One program a tile of kept columns and share of its queries: partial sums of dk and dv."""
     tiles_T = tl.cdiv(T, BN)
@@ -197,9 +214,10 @@ def kept_kernel(
         dk = tl.zeros([BN, BLOCK_D], tl.float32)
         dv = tl.zeros([BN, BLOCK_D], tl.float32)
         dk, dv = _walk_queries(
-            q_ptr, do_ptr, lse_ptr, delta_ptr, k, v, dk, dv, j + window, until,
+            q_ptr, do_ptr, stats_ptr, k, v, dk, dv,
+            j + window, tl.maximum(until - j - window, 0),
             first, whole_from, whole_to, tiles, turn, tl.minimum(turn + turns, tiles * G),
-            batch, head, scale_log2, T, H, G, D, BLOCK_D, BM, PRECISION,
+            batch, head, scale_log2, T, H, G, D, BLOCK_D, BM, PRECISION, SHORT,
         )  # fmt: skip
         d = tl.arange(0, BLOCK_D)
         at_part = (head.to(tl.int64) * tiles_T + program) * (BN * D)
@@ -210,12 +228,12 @@ def kept_kernel(
 
 @triton.jit(do_not_specialize=["T", "window", "segments", "wanted"])
 def window_kernel(
-    q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, dk_part_ptr, dv_part_ptr,
+    q_ptr, k_ptr, v_ptr, do_ptr, stats_ptr, dk_ptr, dv_ptr, dk_part_ptr, dv_part_ptr,
     end_ptr, count_ptr, rank_ptr,
     scale, scale_log2, T, window, segments, wanted,
     H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, KEPT_BN: tl.constexpr,
-    HAS_KEPT: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_KEPT: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr, SHORT: tl.constexpr,
 ):  # fmt: skip
     """One program a tile of tokens: their dk and dv, partial sums of kept columns included."""
     tiles_T = tl.cdiv(T, BN)
@@ -242,9 +260,9 @@ def window_kernel(
     dk = tl.zeros([BN, BLOCK_D], tl.float32)
     dv = tl.zeros([BN, BLOCK_D], tl.float32)
     dk, dv = _walk_queries(
-        q_ptr, do_ptr, lse_ptr, delta_ptr, k, v, dk, dv, j, until,
+        q_ptr, do_ptr, stats_ptr, k, v, dk, dv, j, tl.maximum(until - j, 0),
         j_first, j_last, whole_to, tiles, 0, tiles * G,
-        batch, head, scale_log2, T, H, G, D, BLOCK_D, BM, PRECISION,
+        batch, head, scale_log2, T, H, G, D, BLOCK_D, BM, PRECISION, SHORT,
     )  # fmt: skip
 
     d = tl.arange(0, BLOCK_D)

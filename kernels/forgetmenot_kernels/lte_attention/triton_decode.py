@@ -13,7 +13,8 @@ import triton.language as tl
 from forgetmenot_kernels.lte_attention.cache import Cache
 
 LOG2_E = 1.4426950408889634
-SLOTS = 64  # of a part; half as many for wide heads
+# of a part: at most so many slots, and so many bytes of keys
+SLOTS, TILE_BYTES = 128, 2**14
 WARPS = 4
 JOINED = 32  # parts that are joined at once
 KEPT = 1024  # kept slots that are looked through at once
@@ -186,8 +187,8 @@ def decode(
     groups, kept = q_BGD.shape[1], cache.position_BHN.shape[2]
     q, k, v = (x.contiguous() for x in (q_BGD, k_BHD, v_BHD))
     block_d = triton.next_power_of_2(width)
-    # of the slots alone, so that a sequence's result does not depend on the batch
-    block_c = SLOTS if block_d <= 128 else SLOTS // 2
+    # not of the batch, so that a sequence's result does not depend on it
+    block_c = min(SLOTS, TILE_BYTES // (block_d * q.element_size()))
     parts = triton.cdiv(slots, block_c)
     part_o = q.new_empty(batch, groups, parts, width, dtype=torch.float32)
     part_lse = q.new_empty(batch, groups, parts, dtype=torch.float32)

@@ -63,6 +63,24 @@ def load_rows(ptr, row, width: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.conste
 
 
 @triton.jit
+def rows_of(N: tl.constexpr, T, SHORT: tl.constexpr):
+    """Rows of a tile that ends at T or earlier: 0..N-1, and no further than a T shorter than N.
+
+    Without the bound, addresses are known to be consecutive, so that loads are wide.
+    """
+    n = tl.arange(0, N)
+    if SHORT:
+        n = tl.minimum(n, T - 1)
+    return n
+
+
+@triton.jit
+def within(i, start, span):
+    """Whether start <= i < start + span, in one comparison; span is not negative."""
+    return (i - start).to(tl.uint32, bitcast=True) < span.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
 def _absorb(scores, v, acc, total, top, scale_log2, PRECISION: tl.constexpr):
     """Online softmax in base 2 over one more tile of columns."""
     new_top = tl.maximum(top, tl.max(scores, 1) * scale_log2)
@@ -80,9 +98,9 @@ def forward_kernel(
     scale_log2, T, window, segment, segments,
     H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
-    HAS_KEPT: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_KEPT: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr, SHORT: tl.constexpr,
 ):  # fmt: skip
-    """One program a tile of queries and head: o and the log-sum-exp."""
+    """One program a tile of queries and head: o and the log-sum-exp. SHORT: T is below a tile."""
     tiles_T = tl.cdiv(T, BM)
     pid = tl.program_id(0)
     # late queries have the most columns: they go first
@@ -98,10 +116,12 @@ def forward_kernel(
     o_ptr += ((row + i_first) * H * G + head_q % (H * G)) * D
 
     i = i_first + tl.arange(0, BM)
+    span = window + tl.zeros([BM], tl.int32)  # columns up to i that are near
     begin_first = 0
     begin_last = 0
     if PACKED:
         begin = tl.load(begin_ptr + tl.minimum(i, T - 1))
+        span = tl.minimum(span, i - begin + 1)
         begin_first = tl.load(begin_ptr + i_first)
         begin_last = tl.load(begin_ptr + i_last)
     q = load_rows(q_ptr, tl.minimum(i, T - 1) - i_first, H * G * D, D, BLOCK_D)
@@ -116,22 +136,26 @@ def forward_kernel(
             count_ptr, least_ptr, rank_ptr, head, i_first, i_last, begin_first, T, window,
             segment, segments, BN,
         )  # fmt: skip
+        column_ptr += at
+        until_ptr += at
         for tile in range(0, tl.cdiv(past - first, BN)):
             place = first + tile * BN + n
-            j = tl.load(column_ptr + at + place, mask=place < past, other=0)
-            k = load_rows(k_ptr, j.to(tl.int64), H * D, D, BLOCK_D)
+            j = tl.load(column_ptr + place, mask=place < past, other=0).to(tl.int64)
+            k = load_rows(k_ptr, j, H * D, D, BLOCK_D)
             scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             if tile >= whole:
-                until = tl.load(until_ptr + at + place, mask=place < past, other=0)
-                seen = (i[:, None] >= (j + window)[None, :]) & (i[:, None] < until[None, :])
+                # loaded again, so that tiles seen whole hold no registers for the mask
+                start = tl.load(column_ptr + place, mask=place < past, other=0) + window
+                until = tl.load(until_ptr + place, mask=place < past, other=0)
+                seen = within(i[:, None], start[None, :], tl.maximum(until - start, 0)[None, :])
                 scores = tl.where(seen, scores, float("-inf"))
-            v = load_rows(v_ptr, j.to(tl.int64), H * D, D, BLOCK_D)
+            v = load_rows(v_ptr, j, H * D, D, BLOCK_D)
             acc, total, top = _absorb(scores, v, acc, total, top, scale_log2, PRECISION)
 
     start, tiles, whole_from, whole_to = window_tiles(
         i_first, i_last, begin_first, begin_last, window, BN
     )
-    near = tl.minimum(n, T - 1)
+    near = rows_of(BN, T, SHORT)
     for tile in range(0, tiles):
         j_nominal = start + tile * BN
         # the last tile begins earlier rather than end beyond T: its rows need no bound of their own
@@ -141,11 +165,8 @@ def forward_kernel(
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         if (tile < whole_from) | (tile >= whole_to):
             j = j_first + n
-            seen = (j[None, :] <= i[:, None]) & (j[None, :] > i[:, None] - window)
-            seen = seen & (j[None, :] >= j_nominal)
-            if PACKED:
-                seen = seen & (j[None, :] >= begin[:, None])
-            scores = tl.where(seen, scores, float("-inf"))
+            j = tl.where(j >= j_nominal, j, 1 << 30)  # those of the tile before: out of sight
+            scores = tl.where(within(i[:, None], j[None, :], span[:, None]), scores, float("-inf"))
         v = load_rows(v_ptr + at_j, near, H * D, D, BLOCK_D)
         acc, total, top = _absorb(scores, v, acc, total, top, scale_log2, PRECISION)
 

@@ -11,12 +11,15 @@ from forgetmenot_kernels.packing import Packing
 
 
 class Tiles(NamedTuple):
-    """Tile of rows (queries x heads of a group) x tile of columns, warps, pipeline stages."""
+    """Tile of rows (queries x heads of a group) x tile of columns, warps, pipeline stages, and the
+    most registers a thread may have, None = as many as it wants.
+    """
 
     BM: int
     BN: int
     num_warps: int
     num_stages: int
+    maxnreg: int | None = None
 
 
 class Config(NamedTuple):
@@ -33,9 +36,9 @@ class Config(NamedTuple):
 # Triton miscompiles narrower ones for Hopper where a kernel has several products.
 HALF = {
     64: Config(
-        compress=Tiles(64, 64, 4, 2),
-        select=Tiles(64, 64, 4, 3),
-        query=Tiles(64, 64, 4, 2),
+        compress=Tiles(64, 64, 4, 1),
+        select=Tiles(64, 64, 4, 2),
+        query=Tiles(64, 64, 4, 2, 128),
         pooled_key=Tiles(64, 64, 4, 2),
         key=Tiles(64, 64, 4, 3),
     ),

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from forgetmenot.fuse import fused
 from forgetmenot.mixers.base import Mixed, Place, Turn
 from forgetmenot.mixers.base import Mixer as Base
 from forgetmenot_kernels.gated_delta_rule import gated_delta_rule, gated_delta_rule_step
@@ -91,10 +92,9 @@ class Mixer(Base):
         self, x_BLD: torch.Tensor, state: State | None, packing: Packing | None, need_state: bool
     ) -> Mixed:
         qkv = self.qkv(x_BLD)
-        g = -at_least_float32(self.A_log).exp() * F.softplus(
-            at_least_float32(self.a(x_BLD)) + self.dt_bias
-        )
-        beta = self.b(x_BLD).sigmoid()
+        a, b = self.a(x_BLD), self.b(x_BLD)
+        g, beta = _gates(a.flatten(0, 1), b.flatten(0, 1), self.A_log, self.dt_bias)
+        g, beta = g.view_as(a), beta.view_as(b)
         tensors = (qkv, g, beta) if state is None else (qkv, g, beta, *state[:2])
         learning = any(x.requires_grad for x in tensors)
         learning |= torch.is_grad_enabled() and self.conv_weight.requires_grad
@@ -104,8 +104,10 @@ class Mixer(Base):
             o_BLHV = o_BHV[:, None]
         else:
             o_BLHV, new_state = self._sequence(qkv, g, beta, state, packing, need_state)
-        y = self.norm(o_BLHV).flatten(2) * F.silu(self.gate(x_BLD))
-        return self.out(y), new_state, {}
+        gate = self.gate(x_BLD)
+        rows = (o_BLHV.flatten(0, 1), gate.flatten(0, 1))
+        y = gated_norm(*rows, self.norm.weight, self.norm.eps)
+        return self.out(y.view_as(gate)), new_state, {}
 
     def _sequence(
         self,
@@ -121,7 +123,8 @@ class Mixer(Base):
             state.turn.check(state.at)
         qkv_BLW, conv = short_conv(
             qkv_BLW,
-            self.conv_weight,
+            # Under autocast a wider weight would make q, k and v wider, and their kernels slow.
+            self.conv_weight.to(qkv_BLW.dtype),
             initial_state=state.conv_BWD if state else None,
             output_final_state=need_state,
             cu_seqlens=packing,
@@ -142,7 +145,8 @@ class Mixer(Base):
     ) -> tuple[torch.Tensor, State]:
         """One token; the state's tensors are changed in place, so that a CUDA graph can hold it."""
         at = state.turn.take(state.at)
-        qkv_BW = short_conv_step(qkv_BW, self.conv_weight, state.conv_BWD)
+        weight = self.conv_weight.to(qkv_BW.dtype)
+        qkv_BW = short_conv_step(qkv_BW, weight, state.conv_BWD)
         o_BHV, memory = gated_delta_rule_step(
             *self._heads(qkv_BW), g_BH, beta_BH, state.memory_BHKV, qk_l2norm=True
         )
@@ -154,6 +158,24 @@ class Mixer(Base):
         heads = self.options.heads
         q, k, v = (x.unflatten(-1, (heads, -1)) for x in qkv.split(self.widths, -1))
         return q, k, v
+
+
+@fused
+def _gates(
+    a_NH: torch.Tensor, b_NH: torch.Tensor, A_log_H: torch.Tensor, dt_bias_H: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The log of the decay, in float32, and the share that is written."""
+    step_NH = F.softplus(at_least_float32(a_NH) + dt_bias_H)
+    return -at_least_float32(A_log_H).exp() * step_NH, b_NH.sigmoid()
+
+
+@fused
+def gated_norm(
+    o_NHV: torch.Tensor, gate_NW: torch.Tensor, weight_V: torch.Tensor, eps: float | None
+) -> torch.Tensor:
+    """RMS norm of each head, gated by SiLU [N, W = H x V], in the gate's dtype."""
+    normed_NHV = F.rms_norm(o_NHV, weight_V.shape, weight_V, eps)
+    return (normed_NHV.flatten(1) * F.silu(gate_NW)).to(gate_NW.dtype)
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:

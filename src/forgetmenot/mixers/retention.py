@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from forgetmenot.mixers.base import Mixed, Place, Turn, positions
 from forgetmenot.mixers.base import Mixer as Base
+from forgetmenot.mixers.gdn import gated_norm
 from forgetmenot.mixers.rotary import rotate
 from forgetmenot_kernels.packing import Packing
 from forgetmenot_kernels.retention import retention, retention_step
@@ -100,8 +100,10 @@ class Mixer(Base):
             )
         length_B = packing.lengths_N if packing else position_BL[:, -1] + 1
         new_state = None if memory is None else State(memory, length_B, turn, at)
-        y = self.norm(o_BLHV).flatten(2) * F.silu(self.gate(x_BLD))
-        return self.out(y), new_state, {}
+        gate = self.gate(x_BLD)
+        rows = (o_BLHV.flatten(0, 1), gate.flatten(0, 1))
+        y = gated_norm(*rows, self.norm.weight, self.norm.eps)
+        return self.out(y.view_as(gate)), new_state, {}
 
 
 def log_decays(heads: int, like: torch.Tensor) -> torch.Tensor:

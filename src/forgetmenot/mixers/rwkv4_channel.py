@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from forgetmenot.fuse import fused
 from forgetmenot.mixers.base import Mixed, Place
 from forgetmenot.mixers.base import Mixer as Base
-from forgetmenot.mixers.rwkv4_time import last_tokens, layer_ratios, shift
+from forgetmenot.mixers.rwkv4_time import last_tokens, layer_ratios, mixed, shift
 from forgetmenot_kernels.packing import Packing
 
 
@@ -51,7 +52,19 @@ class Mixer(Base):
         self, x_BLD: torch.Tensor, state: State | None, packing: Packing | None, need_state: bool
     ) -> Mixed:
         before = shift(x_BLD, state.x_BD if state else None, packing)
-        r_mix, k_mix = self.mix_rk
-        r = self.receptance(torch.lerp(before, x_BLD, r_mix))
-        inner = self.key(torch.lerp(before, x_BLD, k_mix)).relu().square()
-        return r.sigmoid() * self.value(inner), State(last_tokens(x_BLD, packing)), {}
+        x_r, x_k = mixed(before, x_BLD, self.mix_rk)
+        r, inner = self.receptance(x_r), self.key(x_k)
+        v = self.value(squared_relu(inner.flatten(0, 1)).view_as(inner))
+        y = _gated(v.flatten(0, 1), r.flatten(0, 1)).view_as(v)
+        return y, State(last_tokens(x_BLD, packing)), {}
+
+
+@fused
+def squared_relu(x_NI: torch.Tensor) -> torch.Tensor:
+    """relu(x)^2."""
+    return x_NI.relu().square()
+
+
+@fused
+def _gated(v_ND: torch.Tensor, r_ND: torch.Tensor) -> torch.Tensor:
+    return r_ND.sigmoid() * v_ND

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from forgetmenot.fuse import fused
 from forgetmenot.mixers.base import Mixed, Place, Turn
 from forgetmenot.mixers.base import Mixer as Base
 from forgetmenot_kernels.packing import Packing
@@ -63,13 +64,12 @@ class Mixer(Base):
         self, x_BLD: torch.Tensor, state: State | None, packing: Packing | None, need_state: bool
     ) -> Mixed:
         before = shift(x_BLD, state.x_BD if state else None, packing)
-        r_mix, k_mix, v_mix = self.mix_rkv
-        r = self.receptance(torch.lerp(before, x_BLD, r_mix))
-        k = self.key(torch.lerp(before, x_BLD, k_mix))
-        v = self.value(torch.lerp(before, x_BLD, v_mix))
+        x_r, x_k, x_v = mixed(before, x_BLD, self.mix_rkv)
+        r, k, v = self.receptance(x_r), self.key(x_k), self.value(x_v)
         last = last_tokens(x_BLD, packing)
         wkv_BLD, new_state = self._remember(k, v, last, state, packing)
-        return self.out(r.sigmoid() * wkv_BLD), new_state, {}
+        gated = _gated(wkv_BLD.flatten(0, 1), r.flatten(0, 1))
+        return self.out(gated.view_as(r)), new_state, {}
 
     def _remember(
         self,
@@ -111,6 +111,29 @@ def shift(
     if packing is None:
         return before
     return before.masked_fill((packing.place_T == 0)[:, None], 0)
+
+
+def mixed(
+    before_BLD: torch.Tensor, x_BLD: torch.Tensor, share_PD: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """P mixes of the last token and the current one: `share_PD` of the current one."""
+    mixes = _mixed(before_BLD.flatten(0, 1), x_BLD.flatten(0, 1), share_PD)
+    return tuple(x_ND.view_as(x_BLD) for x_ND in mixes)
+
+
+@fused
+def _mixed(
+    before_ND: torch.Tensor, x_ND: torch.Tensor, share_PD: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    return tuple(
+        torch.lerp(before_ND.to(share_D.dtype), x_ND.to(share_D.dtype), share_D).to(x_ND.dtype)
+        for share_D in share_PD
+    )
+
+
+@fused
+def _gated(wkv_ND: torch.Tensor, r_ND: torch.Tensor) -> torch.Tensor:
+    return (r_ND.sigmoid() * wkv_ND).to(r_ND.dtype)
 
 
 def last_tokens(x_BLD: torch.Tensor, packing: Packing | None) -> torch.Tensor:

@@ -8,7 +8,8 @@ from torch import nn
 
 from forgetmenot.mixers.base import Mixed, Place
 from forgetmenot.mixers.base import Mixer as Base
-from forgetmenot.mixers.rwkv4_time import last_tokens, layer_ratios, shift
+from forgetmenot.mixers.rwkv4_channel import squared_relu
+from forgetmenot.mixers.rwkv4_time import last_tokens, layer_ratios, mixed, shift
 from forgetmenot_kernels.packing import Packing
 
 
@@ -51,5 +52,7 @@ class Mixer(Base):
         self, x_BLD: torch.Tensor, state: State | None, packing: Packing | None, need_state: bool
     ) -> Mixed:
         before = shift(x_BLD, state.x_BD if state else None, packing)
-        inner = self.key(torch.lerp(x_BLD, before, self.mix_k)).relu().square()
+        (x_k,) = mixed(x_BLD, before, self.mix_k[None])
+        inner = self.key(x_k)
+        inner = squared_relu(inner.flatten(0, 1)).view_as(inner)
         return self.value(inner), State(last_tokens(x_BLD, packing)), {}

@@ -14,7 +14,7 @@ from torch import nn
 
 from forgetmenot.mixers.base import Mixed, Place, Turn
 from forgetmenot.mixers.base import Mixer as Base
-from forgetmenot.mixers.rwkv4_time import last_tokens, layer_ratios, shift
+from forgetmenot.mixers.rwkv4_time import last_tokens, layer_ratios, mixed, shift
 from forgetmenot_kernels.packing import Packing
 from forgetmenot_kernels.wkv7 import wkv7, wkv7_step
 
@@ -106,7 +106,7 @@ class Mixer(Base):
         self, x_BLD: torch.Tensor, state: State | None, packing: Packing | None, need_state: bool
     ) -> Mixed:
         before = shift(x_BLD, state.x_BD if state else None, packing)
-        x_r, x_w, x_k, x_v, x_a, x_g = (torch.lerp(x_BLD, before, m) for m in self.mix_rwkvag)
+        x_r, x_w, x_k, x_v, x_a, x_g = mixed(x_BLD, before, self.mix_rwkvag)
         r, k, v = self.receptance(x_r), self.key(x_k), self.value(x_v)
         wide = torch.promote_types(x_BLD.dtype, torch.float32)
         w = self.decay_up(self.decay_down(x_w).tanh()).to(wide) + self.decay

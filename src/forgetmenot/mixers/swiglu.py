@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from forgetmenot.fuse import fused
 from forgetmenot.mixers.base import Mixed, Place
 from forgetmenot.mixers.base import Mixer as Base
 from forgetmenot_kernels.packing import Packing
@@ -37,4 +38,11 @@ class Mixer(Base):
     def mix(
         self, x_BLD: torch.Tensor, state: Any, packing: Packing | None, need_state: bool
     ) -> Mixed:
-        return self.down(F.silu(self.gate(x_BLD)) * self.up(x_BLD)), (), {}
+        gate, up = self.gate(x_BLD), self.up(x_BLD)
+        inner = _gated(gate.flatten(0, 1), up.flatten(0, 1))
+        return self.down(inner.view_as(up)), (), {}
+
+
+@fused
+def _gated(gate_NI: torch.Tensor, up_NI: torch.Tensor) -> torch.Tensor:
+    return F.silu(gate_NI) * up_NI

@@ -32,15 +32,18 @@ class Foreign(nn.Module):
         mask_BL: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         need_state: bool = True,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
     ) -> Output:
         """`run` with the model's own state. Raises ValueError for padding and packing."""
         for name, given in (("mask", mask_BL), ("cu_seqlens", cu_seqlens)):
             if given is not None:
                 raise ValueError(f"{name}: found one; allowed: none, as `run` does not take it")
         logits_BLV, new = self.run(self.model, input_ids_BL, state.layers[0] if state else None)
-        kept_BLV = logits_BLV[:, -logits_to_keep:]  # -0 keeps all
-        return Output(kept_BLV, State((new,)) if need_state else None, [])
+        if isinstance(logits_to_keep, Tensor):
+            kept = logits_BLV.flatten(0, 1).index_select(0, logits_to_keep)
+        else:
+            kept = logits_BLV[:, -logits_to_keep:]  # -0 keeps all
+        return Output(kept, State((new,)) if need_state else None, [])
 
     def init_parameters(self, seed: int) -> None:
         """Nothing: the model's weights are its owner's."""

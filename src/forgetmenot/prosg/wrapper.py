@@ -75,7 +75,7 @@ class ProSG(nn.Module):
         mask_BL: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         need_state: bool = True,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
     ) -> Output:
         """As `LanguageModel.forward`; a state with an update runs on the changed weights."""
         update = None if state is None or isinstance(state.update, Points) else state.update

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forgetmenot.errors import UserError
+from forgetmenot.fuse import fused
 from forgetmenot.train.options import Options
 
 IGNORED = -100
@@ -37,27 +38,36 @@ def batch_tensors(
     return {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
 
 
+@fused
+def _losses(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+    """Cross entropy [N] in float32; 0 where there is no label."""
+    return F.cross_entropy(logits_NV.float(), labels_N, ignore_index=IGNORED, reduction="none")
+
+
 def _cross_entropy(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
-    """Mean over the positions with a label, in float32; 0 where there is none."""
-    total = F.cross_entropy(
-        logits_BLV.flatten(0, 1).float(),
-        labels_BL.flatten(),
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
+    """Mean over the positions with a label; 0 where there is none."""
+    total = _losses(logits_BLV.flatten(0, 1), labels_BL.flatten()).sum()
     return total / (labels_BL != IGNORED).sum().clamp(min=1)
 
 
-def _answers(logits_BLV: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Mean loss and accuracy over the positions with a label; 0 where there is none."""
-    scored_N = batch["scored"]
-    logits_NV = logits_BLV.flatten(0, 1).index_select(0, scored_N).float()
-    labels_N = batch["labels"].flatten().index_select(0, scored_N)
-    count = max(len(scored_N), 1)
-    return {
-        "loss": F.cross_entropy(logits_NV, labels_N, reduction="sum") / count,
-        "accuracy": (logits_NV.detach().argmax(-1) == labels_N).sum() / count,
-    }
+def _answers(loss_N: Tensor, logits_NV: Tensor, labels_N: Tensor) -> dict[str, Tensor]:
+    """Mean loss and accuracy over positions that all have a label; 0 if there are none."""
+    count = max(len(labels_N), 1)
+    accuracy = (logits_NV.detach().argmax(-1) == labels_N).sum() / count
+    return {"loss": loss_N.sum() / count, "accuracy": accuracy}
+
+
+def _plain(model: Any, batch: dict[str, Tensor]) -> Loss:
+    """The head runs where there is a label only, which on many sets is a small part."""
+    labels_N, scored_N = batch["labels"].flatten(), batch["scored"]
+    is_everywhere = len(scored_N) == len(labels_N)
+    wanted = 0 if is_everywhere else scored_N
+    out = model(batch["input_ids"], need_state=False, logits_to_keep=wanted)
+    if not is_everywhere:
+        labels_N = labels_N.index_select(0, scored_N)
+    logits_NV = out.logits_BLV.flatten(0, -2)
+    terms = _answers(_losses(logits_NV, labels_N), logits_NV, labels_N)
+    return Loss(terms["loss"], {key: value.detach() for key, value in terms.items()}, out.aux)
 
 
 def _prompt_labels(prompt_ids_BP: Tensor, prompt_mask_BP: Tensor) -> Tensor:
@@ -106,17 +116,20 @@ def loss(model: Any, batch: dict[str, Tensor], options: Options) -> Loss:
     body's pass.
     """
     if "prompt_ids" not in batch:
-        out = model(batch["input_ids"], need_state=False)
-        terms = _answers(out.logits_BLV, batch)
-        return Loss(terms["loss"], {key: value.detach() for key, value in terms.items()}, out.aux)
+        return _plain(model, batch)
 
     prompt_ids_BP, prompt_mask_BP = batch["prompt_ids"], batch["prompt_mask"]
     prompt = model(prompt_ids_BP, mask_BL=prompt_mask_BP)
     read = prompt.state if options.state_gradient else _detached(prompt.state)
     state = model.commit_prompt(read)
     body = model(batch["input_ids"], state=state)
-    terms = _answers(body.logits_BLV, batch)
-    terms["lm_loss"] = _cross_entropy(body.logits_BLV, batch["lm_labels"])
+    # Where an answer is asked for, the label is the next token, as everywhere else.
+    lm_labels_N, scored_N = batch["lm_labels"].flatten(), batch["scored"]
+    logits_NV = body.logits_BLV.flatten(0, 1)
+    loss_N = _losses(logits_NV, lm_labels_N)
+    answers = (x.index_select(0, scored_N) for x in (loss_N, logits_NV.detach(), lm_labels_N))
+    terms = _answers(*answers)
+    terms["lm_loss"] = loss_N.sum() / (lm_labels_N != IGNORED).sum().clamp(min=1)
     terms["prompt_loss"] = _cross_entropy(
         prompt.logits_BLV, _prompt_labels(prompt_ids_BP, prompt_mask_BP)
     )
