@@ -92,6 +92,33 @@ def test_init_from_waits_for_the_other_run_of_the_same_seed(folder: Path) -> Non
     assert "results/micro/prompts/rwkv4/seed3/train" in job.upstream
 
 
+def test_variants_and_tasks_may_have_fewer_seeds(folder: Path) -> None:
+    edit(
+        folder, "scales/micro.yaml", "    tasks: [micro-recall]\n",
+        "    tasks: [micro-recall]\n"
+        "    seeds: [0, 1]\n"
+        "    variant_seeds: {gdn: [1]}\n"
+        "    task_overrides: {micro-recall: {seeds: [0]}}\n",
+    )  # fmt: skip
+    start = "results/micro/recall/"
+    assert {out.removeprefix(start) for out in plan(folder).jobs if out.startswith(start)} == {
+        "gdn/seed1/train", "gdn_lte/seed0/train", "gdn_lte/seed1/train",
+        "gdn_lte/seed0/micro-recall",
+    }  # fmt: skip
+    # the main file's choice comes first
+    chosen = plan(folder, seeds=[5]).jobs
+    assert {"results/micro/recall/gdn/seed5/micro-recall"} <= set(chosen)
+
+
+def test_an_arm_has_no_seed_that_its_base_lacks(folder: Path) -> None:
+    edit(
+        folder, "scales/micro.yaml", "    paper: prosg\n",
+        "    paper: prosg\n    seeds: [0, 1]\n    variant_seeds: {rwkv4: [0]}\n",
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"variant_seeds: found seed 1 of rwkv4_prosg; allowed: se"):
+        plan(folder)
+
+
 def test_papers_and_seeds_choose_what_runs(folder: Path) -> None:
     jobs = plan(folder, papers="prosg", seeds=1).jobs
     trained = {out for out in jobs if out.endswith("/train")}

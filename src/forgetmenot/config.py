@@ -86,6 +86,9 @@ class Study(_Schema):
     variants: list[str] = Field(min_length=1, description="files in models/")
     tasks: list[str] = Field(description="files in tasks/")
     seeds: list[int] | None = Field(None, description="null = the scale's")
+    variant_seeds: dict[str, list[int]] = Field(
+        {}, description="{variant: its seeds among the study's, where they are fewer}"
+    )
     deviations: list[str] = Field([], description="differences from the paper, for the report")
     released: dict[str, Released] = Field(
         {}, description="{variant: its weights, which are fetched and not trained}"

@@ -157,6 +157,8 @@ class Plan:
         trained = [variant for variant in study.variants if variant not in study.released]
         for variant in study.train_overrides:
             one_of(variant, trained, f"{where}.train_overrides")
+        for variant in study.variant_seeds:
+            one_of(variant, study.variants, f"{where}.variant_seeds")
         streams = [self._stream(part, f"{where}.data.{n}") for n, part in enumerate(study.data)]
         for task in study.task_overrides:
             one_of(task, study.tasks, f"{where}.task_overrides")
@@ -178,7 +180,13 @@ class Plan:
                 weights = resolve_weights.trained(
                     study, variant, model, spec, streams, self.main.device, where
                 )
-            for seed in self.seeds(study):
+            for seed in self.seeds(study, variant):
+                base = f"results/{self.main.scale}/{name}/{model.init_from}/seed{seed}/train"
+                if model.init_from is not None and base not in self.jobs:
+                    raise UserError(
+                        f"{where}.variant_seeds: found seed {seed} of {variant}; allowed: seeds of "
+                        f"{model.init_from}, from which it starts"
+                    )
                 self._add_run(name, study, variant, seed, weights, tasks)
 
     def _add_run(
@@ -213,7 +221,8 @@ class Plan:
             if task.requires is not None and task.requires not in mixers:
                 continue
             override = study.task_overrides.get(task_name)
-            if override is not None and override.seeds is not None and seed not in override.seeds:
+            few = None if override is None or self.main.seeds else override.seeds
+            if few is not None and seed not in few:
                 continue
             data = f"data/built/{task.dataset}"
             builder = self.jobs[data].request["spec"]["builder"]
@@ -261,8 +270,13 @@ class Plan:
         self._add_dataset(task.dataset, f"{place}: dataset")
         return task, plugin_options("evaluate", task.evaluator, task.options, f"{place}: options")
 
-    def seeds(self, study: Study) -> list[int]:
-        """Return the training seeds of a study: config.yaml's, else its own, else the scale's."""
+    def seeds(self, study: Study, variant: str | None = None) -> list[int]:
+        """Return the training seeds of a study: config.yaml's, else its own, else the scale's.
+
+        A variant may have fewer, unless config.yaml chooses.
+        """
+        if variant in study.variant_seeds and not self.main.seeds:
+            return study.variant_seeds[variant]
         return self.main.seeds or study.seeds or self.scale.seeds
 
     def _add_report(self) -> str:

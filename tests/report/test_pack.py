@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from forgetmenot import manifest
+from forgetmenot.batch import Jobs
 from forgetmenot.cli import report
 from forgetmenot.code_hash import code_hash
 from forgetmenot.errors import UserError
@@ -278,3 +279,33 @@ def test_publishing_twice_or_before_the_report_is_refused(published_report: Path
         publish.publish("smoke")
     with pytest.raises(UserError, match="found no file"):
         publish.publish("small")
+
+
+def test_a_bundle_has_what_jobs_need_elsewhere(machine: Path, tmp_path: Path) -> None:
+    make("data", "data/built/raw", {}, {"text.txt": b"raw"})
+    make("data", "data/built/tokens", {"raw": "data/built/raw"}, {"tokens.bin": b"12"})
+    out = "results/smoke/language/gdn/seed0/train"
+    request("train", out, {"tokens": "data/built/tokens"})
+    archive = tmp_path / "jobs.tar.gz"
+    assert pack.bundle(Jobs([out]), archive) == (1, 1)
+    elsewhere = tmp_path / "elsewhere"
+    with tarfile.open(archive) as tar:
+        tar.extractall(elsewhere, filter="data")
+    os.chdir(elsewhere)
+    jobs = Jobs([out])
+    assert jobs.obstacle(out) is None
+    assert Path("data/built/tokens/tokens.bin").read_bytes() == b"12"
+    assert not Path("data/built/raw/text.txt").exists()  # its manifest alone went along
+    make("train", out, {"tokens": "data/built/tokens"}, {"config.json": b"{}"})
+    assert pack.pack("smoke", tmp_path / "back.tar.gz") == 3
+
+
+def test_a_bundle_refuses_what_would_not_run(machine: Path, tmp_path: Path) -> None:
+    jobs = Jobs([TASK])
+    with pytest.raises(UserError, match=r"found 'x\.zip'; allowed: names that end in \.tar\.gz"):
+        pack.bundle(jobs, tmp_path / "x.zip")
+    with pytest.raises(UserError, match=f"{TRAIN} is needed and not asked for"):
+        pack.bundle(jobs, tmp_path / "x.tar.gz")
+    Path(DATA, "train.bin").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"train\.bin: found sha256"):
+        pack.bundle(Jobs([TASK, TRAIN]), tmp_path / "x.tar.gz")

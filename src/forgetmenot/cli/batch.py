@@ -16,6 +16,7 @@ from pathlib import Path
 
 from forgetmenot.batch import REQUESTS, STAGES, Jobs
 from forgetmenot.errors import UserError
+from forgetmenot.report import pack
 from forgetmenot.stage import BAD_INPUT
 
 FAILED = 1
@@ -156,13 +157,21 @@ def command(arguments: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=9, help="then stop (default: 9)")
     parser.add_argument("--only", choices=STAGES, help="jobs of this stage")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs that are not done")
+    parser.add_argument(
+        "--bundle", type=Path, help="write what they need elsewhere (.tar.gz, .tar.xz); run nothing"
+    )
     options = parser.parse_args(arguments)
     try:
         if any(Path(".snakemake/locks").glob("*")):
             raise UserError("snakemake runs in this folder (or was killed: `snakemake --unlock`)")
         if options.width < 1:
             raise UserError(f"--jobs: found {options.width}; allowed: 1 or more")
-        batch = Batch(Jobs(options.jobs, options.only), options.width, 60 * options.minutes)
+        jobs = Jobs(options.jobs, options.only)
+        if options.bundle is not None:
+            counts = pack.bundle(jobs, options.bundle)
+            print(f"{options.bundle}: {counts[0]} requests, {counts[1]} datasets")
+            return 0
+        batch = Batch(jobs, options.width, 60 * options.minutes)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from forgetmenot import manifest
-from forgetmenot.batch import Jobs
+from forgetmenot.batch import REQUESTS, Jobs
 from forgetmenot.errors import UserError
 from forgetmenot.files import write_bytes, write_json
 from forgetmenot.report.training import WEIGHTS, count_parameters
@@ -98,6 +98,46 @@ def pack(scale: str, archive: Path) -> int:
                 tar.addfile(entry, io.BytesIO(content))
     write_bytes(archive, buffer.getvalue())
     return len(folders)
+
+
+def bundle(jobs: Jobs, archive: Path) -> tuple[int, int]:
+    """Write what jobs need on another machine: their requests and the built data they read.
+
+    Of data that they do not read themselves, but theirs was made from, the manifests go along.
+    `archive` is a .tar.gz or a .tar.xz, which is smaller and takes longer. Returns how many jobs
+    and how many whole datasets. Raises UserError for another name, for data that are not built or
+    not as their manifest says, and for inputs that are no data and not among the jobs.
+    """
+    mode = archive.suffix.removeprefix(".")
+    if mode not in ("gz", "xz"):
+        raise UserError(
+            f"bundle: found {archive.name!r}; allowed: names that end in .tar.gz, .tar.xz"
+        )
+    inputs = {folder for request in jobs.asked.values() for folder in request["inputs"].values()}
+    whole = sorted(inputs - jobs.asked.keys())
+    made = [folder for folder in whole if not folder.startswith("data/")]
+    if made:
+        raise UserError(f"bundle: {made[0]} is needed and not asked for; name it too")
+    files = [REQUESTS / f"{out}.json" for out in jobs.asked]
+    above: set[str] = set()
+    for folder in whole:
+        found = manifest.verify(Path(folder))
+        files += [Path(folder, n) for n in (*found["outputs"], manifest.MANIFEST, manifest.STAMP)]
+        above |= {entry["path"] for entry in found["inputs"].values()}
+    with tarfile.open(archive, f"w:{mode}") as tar:  # type: ignore[call-overload]
+        for path in files:
+            tar.add(path)
+        done = set(whole)
+        while above - done:
+            folder = min(above - done)
+            done.add(folder)
+            for name, content in members(Path(folder)):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+            inputs_above = manifest.read_object(Path(folder, manifest.MANIFEST), "a manifest")
+            above |= {entry["path"] for entry in inputs_above["inputs"].values()}
+    return len(jobs.asked), len(whole)
 
 
 def unpack(source: Path) -> tuple[int, int, int]:
