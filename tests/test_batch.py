@@ -76,11 +76,10 @@ def edit(out: str, **changes: Any) -> None:
     write_json(path, {**json.loads(path.read_text()), **changes})
 
 
-def test_inputs_first_then_the_longest_chain_and_what_is_done_is_passed_over() -> None:
+def test_what_is_trained_is_scored_next_and_the_longest_chain_comes_first() -> None:
     made = run("data", "results/tiny")
-    trains = [f"{name}/train" for name in (BASE, OTHER, ARM)]
-    assert order()[:4] == [DATA, *trains]
-    assert sorted(order()[4:]) == sorted(f"{name}/task" for name in (BASE, ARM, OTHER))
+    runs = [f"{name}/{job}" for name in (BASE, OTHER, ARM) for job in ("train", "task")]
+    assert order() == [DATA, *runs]
     assert batch.summary(made) == "7 of 7 done, 0 cut off, 0 waiting, 0 failed"
     assert "step 3/9" in Path(f"work/logs/{BASE}/train.log").read_text()
     assert Path("work/logs/data/words.log").exists()
@@ -92,10 +91,10 @@ def test_jobs_of_other_options_code_or_inputs_are_not_done() -> None:
     run("data", "results")
     edit(f"{BASE}/train", code="another")
     assert not Jobs(["results"]).is_done(f"{BASE}/train")
-    assert [out for out in Jobs(["results"]).asked if Jobs(["results"]).is_done(out)] == [
+    assert {out for out in Jobs(["results"]).asked if Jobs(["results"]).is_done(out)} == {
         f"{OTHER}/train",
         f"{OTHER}/task",
-    ]
+    }
     edit(f"{BASE}/train", code="c")
     edit(DATA, spec={"words": 2})
     assert not any(map(Jobs(["results"]).is_done, Jobs(["results"]).asked))
@@ -175,12 +174,12 @@ def test_a_job_that_another_command_runs_is_left_to_it() -> None:
 
 
 def test_jobs_are_chosen_by_folder_glob_file_and_stage() -> None:
-    assert list(Jobs([f"{RUNS}/a*"]).asked) == [f"{ARM}/train", f"{ARM}/task"]
+    assert list(Jobs([f"{RUNS}/a*"]).asked) == [f"{ARM}/task", f"{ARM}/train"]
     assert list(Jobs([f"work/requests/{ARM}/task.json"]).asked) == [f"{ARM}/task"]
     assert list(Jobs(["results/"], "train").asked) == [f"{n}/train" for n in (BASE, OTHER, ARM)]
     # What the plan dropped stays in work/requests/, and is not run.
     ask("report", "reports/tiny", {"base": f"{BASE}/train", "base/task": f"{BASE}/task"})
-    assert list(Jobs(["results"]).asked) == [f"{BASE}/train", f"{BASE}/task"]
+    assert list(Jobs(["results"]).asked) == [f"{BASE}/task", f"{BASE}/train"]
     with pytest.raises(UserError, match=r"results/tin: found no job .* results/tiny/recall"):
         Jobs(["results/tin"])
 

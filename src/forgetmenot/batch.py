@@ -15,7 +15,10 @@ Requests = dict[str, dict[str, Any]]
 
 
 class Jobs:
-    """The jobs asked for, those with the longest chain behind them first.
+    """The jobs asked for: evaluations first, then those with the longest chain behind them.
+
+    Weights may be gone with the machine, so whatever is trained is to be scored before more is
+    trained.
 
     `patterns` are output folders, folders above them, or globs of them; `only` is a stage. Raises
     UserError for a pattern without a job.
@@ -26,7 +29,9 @@ class Jobs:
         planned = _planned()
         chosen = {out for pattern in patterns for out in _matching(pattern, planned)}
         asked = {out: planned[out] for out in chosen if only in (None, planned[out]["stage"])}
-        order = sorted(asked, key=lambda out: (-_tokens(out, asked), out))
+        order = sorted(
+            asked, key=lambda o: (asked[o]["stage"] != "evaluate", -_tokens(o, asked), o)
+        )
         self.asked: Requests = {out: asked[out] for out in order}
 
     def is_done(self, out: str) -> bool:
