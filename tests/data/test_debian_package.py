@@ -52,7 +52,7 @@ def test_no_matching_file(make_deb):
 
 
 def test_what_is_no_deb_or_is_compressed_otherwise_is_refused(make_deb, tmp_path, monkeypatch):
-    monkeypatch.setattr("forgetmenot.data.debian_package.sha256_file", lambda path: "0")
+    monkeypatch.setattr("forgetmenot.data.archive.sha256_file", lambda path: "0")
     options = make_deb(MEMBERS) | {"sha256": "0"}
     path = Path(options["archive"])
     content = path.read_bytes()

