@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,14 @@ def test_an_unlearned_task_leaves_the_claim_undecided(write_results: Any) -> Non
     assert part.verdict == "undecided"
     assert "the task was not learned" in part.reason
     assert only(spec, control="gdn_attn", control_above=0.2).verdict == "supported"
+
+
+def test_a_side_that_never_learned_has_not_forgotten(write_results: Any) -> None:
+    spec = write_results({"gdn_lte": 0.9, "gdn": 0.04})
+    part = only(spec, worse_above=0.1)
+    assert part.verdict == "undecided"
+    assert re.search(r"gdn reached 0\.0\d+ at best anywhere \(needed: 0\.1\)", part.reason)
+    assert only(spec, worse_above=0.01).verdict == "supported"
 
 
 def test_sides_that_differ_in_what_must_match_leave_the_claim_undecided(write_results: Any) -> None:

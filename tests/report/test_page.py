@@ -122,9 +122,9 @@ def test_a_variant_looks_the_same_in_every_study() -> None:
     studies = {
         "one": {"paper": "lte", "variants": [{"name": "gdn"}, {"name": "swa"}, {"name": "lte"}]},
         "two": {"paper": "lte", "variants": [{"name": "gdn"}, {"name": "lte"}, {"name": "nsa"}]},
-        "three": {"paper": "prosg", "variants": [{"name": "rwkv4"}]},
+        "three": {"paper": "prosg", "variants": [{"name": "rwkv4"}, {"name": "gdn"}]},
     }
-    assert variant_styles(studies) == {"gdn": 0, "swa": 1, "lte": 2, "nsa": 3, "rwkv4": 0}
+    assert variant_styles(studies) == {"gdn": 0, "swa": 1, "lte": 2, "nsa": 3, "rwkv4": 4}
 
 
 def test_the_graph_has_every_job_and_leads_to_the_runs(report: Path) -> None:

@@ -287,3 +287,21 @@ def test_latex_has_whole_rows_and_environments(write_results: Any) -> None:
 def test_a_bad_table_names_the_key(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(ValueError, match=key):
         Table(**{"title": "t", "paper": "lte", **changes})
+
+
+def test_intervals_end_where_the_metric_does(write_results: Any) -> None:
+    spec = write_results({"gdn": 0.5})
+    for seed, value in enumerate((0.05, 0.95)):  # one learned, one did not: a wide normal interval
+        path = Path(spec["results"][f"recall/gdn/seed{seed}/recall"]) / "results.json"
+        entry = {"metric": "capture", "at": {}, "value": value, "stderr": 0.01, "n": 50}
+        path.write_text(json.dumps({"task": "recall", "metrics": [entry]}))
+    column = {"metric": "capture", "header": "capture"}
+    (cell,) = grid_of(spec, columns=[column]).cells[0]
+    assert cell.estimate is not None
+    assert cell.estimate.low is not None
+    assert cell.estimate.low < 0
+    (cell,) = grid_of(spec, columns=[column | {"bounds": [0, 1]}]).cells[0]
+    assert cell.estimate is not None
+    assert (cell.estimate.low, cell.estimate.high) == (0, 1)
+    with pytest.raises(ValueError, match=r"bounds: found \[0\]"):
+        Column(**column, bounds=[0])

@@ -145,7 +145,11 @@ def _compare(
 
 
 def _decide(claim: Claim, part: Part, comparison: Comparison, results: Results) -> None:
-    part.reason = _unlearned(claim, results) or _unmatched(claim, part, results)
+    part.reason = (
+        _unlearned(claim, results)
+        or _never_learned(claim, part, results)
+        or _unmatched(claim, part, results)
+    )
     part.verdict = "undecided"
     if part.reason:
         return
@@ -176,6 +180,26 @@ def _unlearned(claim: Claim, results: Results) -> str:
     return (
         f"the control {claim.control} {had} (needed: {claim.control_above:g}), so the task was "
         "not learned and a difference says nothing about forgetting"
+    )
+
+
+def _never_learned(claim: Claim, part: Part, results: Results) -> str:
+    """Why the other side's failure says nothing about forgetting. Empty if it learned the task."""
+    if claim.worse_above is None:
+        return ""
+    group = results.get(claim.study, part.worse, listed(claim.task)[0])
+    values = [
+        float(entry["value"])
+        for result in group
+        for entry in result.metrics
+        if entry["metric"] == claim.metric and isinstance(entry["value"], int | float)
+    ]
+    best = max(values, default=0.0)
+    if best >= claim.worse_above:
+        return ""
+    return (
+        f"{part.worse} reached {best:.3g} at best anywhere (needed: {claim.worse_above:g}): it did "
+        "not learn the task, so the difference says nothing about forgetting"
     )
 
 

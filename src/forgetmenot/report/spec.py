@@ -28,8 +28,14 @@ class Column:
     pool: bool = False  # the mean over all axis values that agree with `where`
     format: str = ".3f"  # Python format of the number
     factor: float = 1.0  # numbers are multiplied by this before formatting (100: per cent)
+    bounds: list[float | None] | None = None  # least and greatest value that it can have: intervals
+    # ^ end there; null = no such value
     better: Literal["higher", "lower", "none"] = "none"  # which end is best, for the mark
     optional: bool = False  # not every model has it: an empty cell is then no missing result
+
+    def __post_init__(self) -> None:
+        if self.bounds is not None and len(self.bounds) != 2:
+            raise ValueError(f"bounds: found {self.bounds}; allowed: two numbers or null, or null")
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,10 @@ class Claim:
     matched_within: float = 0.0  # the largest difference in `matched` that counts as agreement
     control: str | None = None  # variant that shows the task can be learned at this scale
     control_above: float = 0.0  # the control must reach this, else the claim stays undecided
+    worse_above: float | None = (
+        None  # each of `worse` must reach this at some axis values, wherever
+    )
+    # ^ that is: one that never learned the task has not forgotten anything; null = not asked
     note: str = ""  # what a reader must know to judge the test
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from forgetmenot.report.estimate import MARKS, Evidence, estimate, gather, marks
@@ -83,7 +83,7 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
             reason = skipped(sources, at)
             shown = text(sources, head.column.metric, at) or ("skipped" if reason else "")
             evidence = gather(sources, head.column.metric, at, head.column.pool)
-            number = estimate(evidence) if evidence else None
+            number = _bounded(estimate(evidence), head.column) if evidence else None
             planned = len(studies[row.study]["seeds"])
             whole = shown or (number is not None and number.seeds >= planned)
             if reason:
@@ -203,6 +203,18 @@ def _heads(column: Column, task: str, rows: list[Row], results: Results) -> list
     ]
 
 
+def _bounded(estimate: Estimate, column: Column) -> Estimate:
+    """The estimate with its interval cut where the metric's own values end."""
+    low, high = column.bounds or (None, None)
+    if estimate.low is None or estimate.high is None:
+        return estimate
+    return replace(
+        estimate,
+        low=estimate.low if low is None else max(low, estimate.low),
+        high=estimate.high if high is None else min(high, estimate.high),
+    )
+
+
 def _about(cells: list[list[Cell]]) -> list[str]:
     """What was scored, in the evaluators' own words (a protocol, the name of a haystack)."""
     sources = {s.anchor: s for line in cells for cell in line for s in cell.sources}.values()
@@ -225,7 +237,7 @@ def _shorten(notes: list[str], limit: int = 12) -> list[str]:
     if len(notes) <= limit:
         return notes
     left = len(notes) - limit
-    return [*notes[:limit], f"{left} more numbers are missing; see the list of missing results."]
+    return [*notes[:limit], f"{left} more numbers are missing for the same reasons."]
 
 
 def _method(cells: list[list[Cell]]) -> list[str]:

@@ -40,6 +40,8 @@ def _line(claim: Claim, part: Part, labels: Mapping[str, str]) -> Line:
         sides = f"{better}, {_at(claim.metric, claim.at)}; against {_at(other, claim.worse_at)}"
     else:
         sides = f"{better} over {worse}"
+        if claim.worse_metric or claim.worse_at:
+            sides += f" ({_at(claim.worse_metric or '', claim.worse_at)})"
     if claim.trend:
         sides += f", trend over {claim.trend}"
     c = part.comparison

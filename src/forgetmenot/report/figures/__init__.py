@@ -41,13 +41,9 @@ def draw_all(
 
 
 def variant_styles(studies: Mapping[str, Any]) -> dict[str, int]:
-    """Number of each variant among those of its paper: its look in every figure."""
-    styles: dict[str, int] = {}
-    for paper in dict.fromkeys(study["paper"] for study in studies.values()):
-        of_paper = [study for study in studies.values() if study["paper"] == paper]
-        names = dict.fromkeys(v["name"] for study in of_paper for v in study["variants"])
-        styles |= {name: number for number, name in enumerate(names)}
-    return styles
+    """Number of each variant: its look in every figure, whichever paper's."""
+    names = dict.fromkeys(v["name"] for study in studies.values() for v in study["variants"])
+    return {name: number for number, name in enumerate(names)}
 
 
 def _kept_maps(results: Results) -> list[Drawn]:

@@ -30,7 +30,7 @@ def draw(grid: Grid, styles: Mapping[str, int]) -> style.Drawn | None:
         figure, panels = style.panels(len(wanted), 3.0, share_y=True)
         for axes, (column, group, places) in zip(panels, wanted, strict=True):
             _panel(axes, grid, column, group, places, styles)
-        style.legend(figure, panels[0])
+        style.legend(figure)
         caption = (
             f"{grid.table.caption} Bars: 95 % intervals, made as the table's notes say.".strip()
         )

@@ -44,7 +44,7 @@ def draw(grid: Grid, styles: Mapping[str, int]) -> style.Drawn | None:
             axes.set(xlabel=columns[0].label, ylabel=columns[1].label)
             if group:
                 axes.set_title(group, fontsize=10, loc="left")
-        style.legend(figure, panels[0])
+        style.legend(figure)
         caption = (
             f"{grid.table.caption} Up and to the left is better. Grey: models that no other one "
             "surpasses in both. Bars: 95 % intervals, made as the table's notes say."

@@ -51,7 +51,7 @@ def draw(study: str, variant: Mapping[str, Any], results: Results) -> style.Draw
             right_text = _logarithmic([right for _, right in rows], values)
         for axes in rows[-1]:
             axes.set_xlabel("training step")
-        style.legend(figure, rows[0, 0])
+        style.legend(figure)
         title = f"Kept tokens during training: {variant.get('label')} ({study})"
         caption = (
             f"Seed {group[0].seed}. Thin lines: heads; thick: their mean. Left: tokens that a head "

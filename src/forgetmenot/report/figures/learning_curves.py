@@ -36,7 +36,7 @@ def draw(
             return None
         axes.set(xlabel="training tokens (millions)", ylabel="loss (nats per scored token)")
         axes.set_ylim(bottom=0)
-        style.legend(figure, axes)
+        style.legend(figure)
         title = f"Learning curves: {config.get('title') or study}"
         caption = (
             "Training loss, averaged over a sliding window of a fiftieth of the run. "

@@ -43,7 +43,7 @@ def draw(study: str, config: Mapping[str, Any], task: str, results: Results) -> 
             axes.set(xlabel="memory of a session (floats)", ylabel="accuracy (%)")
         for axes in panels[len(shown) :]:
             axes.set_visible(False)
-        style.legend(figure, panels[0])
+        style.legend(figure)
         caption = (
             "Accuracy on facts of the prompt, over all distances, with the most facts that were "
             "asked, under ways to keep the prompt that need no training; none: the model as it is. "

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, the most distinct first; markers and dashes repeat the distinction.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Nine beside seven colours: no pair of the first 63 things looks alike.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 DASHES: tuple[str, ...] = ("-", "--", "-.", ":")
 WIDTH = 6.0  # inches: at 1200 pixels wide the text still reads on a phone
 
@@ -73,7 +74,10 @@ def line_style(index: int) -> dict[str, Any]:
     }
 
 
-def legend(figure: Figure, axes: Axes) -> None:
-    """One legend above the figure, two entries a line so that it fits a phone."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=2)
+def legend(figure: Figure) -> None:
+    """One legend of all panels above the figure, two entries a line so that it fits a phone."""
+    named: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=2)
