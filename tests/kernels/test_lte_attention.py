@@ -1,5 +1,8 @@
 """The streaming top-b against a plain simulation, attention under its mask, and decoding."""
 
+import functools
+import itertools
+
 import pytest
 import torch
 
@@ -8,10 +11,13 @@ from forgetmenot_kernels.lte_attention import (
     attend,
     lte_attention,
     lte_decode_step,
+    lte_segment_cap,
     lte_streaming_cap,
 )
 from forgetmenot_kernels.lte_attention.cache import empty_cache
 from forgetmenot_kernels.lte_attention.reference import FOREVER, visible
+from forgetmenot_kernels.lte_attention.segment_cap import segment_cap
+from forgetmenot_kernels.lte_attention.streaming_cap import Slots
 
 
 def simulate(
@@ -154,6 +160,37 @@ def test_decoding_sees_what_the_whole_sequence_does(window: int, sink: int, budg
                 torch.testing.assert_close(o[b], expected[b][t - start])
     assert cache.length_B.tolist() == lengths
     assert [x.data_ptr() for x in cache] == addresses  # in place
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("window", "sink", "budget"), [(4, 0, 3), (4, 2, 5), (1, 1, 1), (7, 3, 8)])
+@pytest.mark.parametrize("before", [0, 1, 3, 9, 40])
+def test_a_segment_is_capped_at_once_as_step_by_step(
+    window: int, sink: int, budget: int, before: int, ties: bool
+) -> None:
+    rule = {"window": window, "sink": sink, "budget": budget}
+    random = torch.Generator().manual_seed(before)
+    score = torch.randn(2, before + 30, 3, generator=random)
+    score = score.mul(2).round() if ties else score
+    until = lte_streaming_cap(score[:, :before], **rule) if before else torch.zeros(2, 0, 3)
+    # What is held when the segment comes, in an order as decoding leaves it, among empty slots.
+    left = torch.arange(before) < before - window
+    alive = left[None, :, None] & (until >= before)
+    held_score = torch.full((2, budget, 3), -torch.inf)
+    held_position = torch.full((2, budget, 3), -1)
+    for b, h in itertools.product(range(2), range(3)):
+        kept = alive[b, :, h].nonzero()[:, 0]
+        slots = torch.randperm(budget, generator=random)[: len(kept)]
+        held_position[b, slots, h] = kept
+        held_score[b, slots, h] = score[b, kept, h].where(kept >= sink, torch.inf)
+    held = Slots(held_score, held_position)
+    position = torch.arange(before - window, before + 30).clamp(min=-1).expand(2, -1)
+    columns = torch.cat((score.new_full((2, window, 3), 9), score), 1)[:, before:]
+    expected = lte_segment_cap(columns, position, held, **rule, impl="torch")
+    whole = functools.partial(lte_streaming_cap, window=window, sink=0, budget=budget, impl="torch")
+    found = segment_cap(whole, columns, position, sink, held)
+    for one, other in zip(found, expected, strict=True):
+        assert (one == other).all()
 
 
 def test_errors_name_the_argument() -> None:

@@ -168,6 +168,27 @@ def check(case: Case) -> None:
         assert (x.double() - e).abs().max() <= worst + 4e-6, f"{label}: largest error"
 
 
+def check_segment_cap(queries: int, budget: int) -> None:
+    from forgetmenot_kernels.lte_attention import lte_segment_cap
+    from forgetmenot_kernels.lte_attention.streaming_cap import Slots
+
+    window, sink, heads = 9, 2, 3
+    random = torch.Generator().manual_seed(queries)
+    # all slots are full but one, in no order of time; the scores have ties
+    position = torch.stack([torch.randperm(60, generator=random)[:budget] for _ in range(heads)], 1)
+    position[0] = -1
+    held_score = torch.randn(budget, heads, generator=random).abs().mul(2).round() + 1
+    held_score = held_score.masked_fill(position < sink, torch.inf)
+    held = Slots(held_score[None].to(DEVICE), position[None].to(DEVICE))
+    score = torch.randn(1, window + queries, heads, generator=random).mul(2).round().to(DEVICE)
+    place = torch.arange(60, 60 + window + queries, device=DEVICE)[None]
+    rule = {"window": window, "sink": sink, "budget": budget}
+    expected = lte_segment_cap(score, place, held, **rule, impl="torch")
+    found = lte_segment_cap(score, place, held, **rule, impl="triton")
+    for one, other in zip(found, expected, strict=True):
+        assert (one == other).all()
+
+
 def check_cap(time: int, heads: int, budget: int | None, ties: bool, documents: bool) -> None:
     from forgetmenot_kernels.lte_attention import triton_cap
     from forgetmenot_kernels.lte_attention.streaming_cap import Slots, streaming_cap
@@ -211,6 +232,10 @@ if INTERPRETED:
     def test_cap(budget: int | None, ties: bool, documents: bool) -> None:
         check_cap(61, 2, budget, ties, documents)
 
+    @pytest.mark.parametrize(("queries", "budget"), [(1, 3), (40, 3), (40, 12)])
+    def test_segment_cap(queries: int, budget: int) -> None:
+        check_segment_cap(queries, budget)
+
 else:
 
     def test_in_the_interpreter() -> None:
@@ -233,3 +258,8 @@ else:
     @pytest.mark.parametrize("documents", [False, True])
     def test_cap_on_gpu(budget: int | None, ties: bool, documents: bool) -> None:
         check_cap(2500, 3, budget, ties, documents)
+
+    @gpu
+    @pytest.mark.parametrize(("queries", "budget"), [(1, 3), (300, 12), (2000, 40)])
+    def test_segment_cap_on_gpu(queries: int, budget: int) -> None:
+        check_segment_cap(queries, budget)

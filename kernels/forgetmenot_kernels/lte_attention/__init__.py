@@ -5,6 +5,7 @@ from forgetmenot_kernels.lte_attention.api import (
     attend,
     lte_attention,
     lte_decode_step,
+    lte_segment_cap,
     lte_streaming_cap,
 )
 from forgetmenot_kernels.lte_attention.cache import Cache
@@ -18,6 +19,7 @@ __all__ = [
     "attend",
     "lte_attention",
     "lte_decode_step",
+    "lte_segment_cap",
     "lte_streaming_cap",
     "read_slots",
 ]

@@ -22,6 +22,7 @@ from forgetmenot_kernels.lte_attention.reference import (
     whole_sequence,
     whole_sequence_looped,
 )
+from forgetmenot_kernels.lte_attention.segment_cap import segment_cap
 from forgetmenot_kernels.lte_attention.streaming_cap import Slots, streaming_cap
 from forgetmenot_kernels.packing import Packing, make_packing, pad, unpad
 from forgetmenot_kernels.triton_device import check_triton_device, default_form
@@ -244,6 +245,42 @@ def lte_streaming_cap(
     )
     until_BTH: torch.Tensor = run(score_BTH.detach(), window, sink, budget, packing)
     return until_BTH.clamp(max=total)
+
+
+def lte_segment_cap(
+    score_BCH: torch.Tensor,
+    position_BC: torch.Tensor,
+    held: Slots,
+    *,
+    window: int,
+    sink: int,
+    budget: int | None,
+    impl: str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The streaming top-b in a segment that continues sequences (see `lte_streaming_cap`).
+
+    Args:
+        score_BCH: scores of the W tokens before the segment and of the segment's; positive = keep.
+        position_BC: int64 positions of these, -1 for what is no token.
+        held: what each head holds from before, in any order.
+        window, sink, budget: W, number of sinks, b (None = no cap, as in training).
+        impl: "triton" (default on CUDA; one walk over all columns) or "torch" (a step a query).
+
+    Returns:
+        visible_until of the columns [B, C, H] and of the held entries [B, N, H], int32: a position,
+        0 = never kept, FOREVER = never evicted.
+
+    Raises:
+        ValueError: fewer than W columns.
+    """
+    queries = score_BCH.shape[1] - window
+    if queries < 0:
+        raise ValueError(f"score: found {score_BCH.shape[1]} columns; allowed: {window} or more")
+    form = impl or default_form(score_BCH, "torch")
+    if form == "torch" or not budget:
+        return streaming_cap(score_BCH, position_BC, queries, window, sink, budget, held)
+    whole = functools.partial(lte_streaming_cap, window=window, sink=0, budget=budget, impl=impl)
+    return segment_cap(whole, score_BCH, position_BC, sink, held)
 
 
 def _cap_by_steps(

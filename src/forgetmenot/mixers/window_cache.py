@@ -14,10 +14,10 @@ from forgetmenot_kernels.lte_attention import (
     attend,
     lte_attention,
     lte_decode_step,
+    lte_segment_cap,
     lte_streaming_cap,
 )
 from forgetmenot_kernels.lte_attention.cache import Tokens, empty_cache, refill, window_tokens
-from forgetmenot_kernels.lte_attention.streaming_cap import streaming_cap
 from forgetmenot_kernels.packing import Packing, pad
 
 
@@ -106,9 +106,10 @@ class Rule:
         tokens = near.extended(k_BLHD, v_BLHD, score_BLH.to(near.score_BTH))
         position_BT = tokens.position_BT.clamp(min=-1)
         time, heads = k_BLHD.shape[1:3]
-        until, until_held = streaming_cap(
-            tokens.score_BTH, position_BT, time, self.window, self.sink, self.budget, before.held
-        )
+        until, until_held = lte_segment_cap(
+            tokens.score_BTH, position_BT, before.held,
+            window=self.window, sink=self.sink, budget=self.budget,
+        )  # fmt: skip
         far_k, far_v = (x[:, :, self.window :] for x in (before.k_BHCD, before.v_BHCD))
         columns = Columns(
             torch.cat((far_k.movedim(1, 2), tokens.k_BTHD), 1),
