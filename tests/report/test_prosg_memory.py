@@ -48,7 +48,7 @@ def test_only_models_that_were_tuned_on_their_prompts_have_a_panel(
         panels.append((points, controls, others))
 
     monkeypatch.setattr(prosg_memory, "_panel", keep)
-    monkeypatch.setattr(prosg_memory.style, "legend", lambda figure, axes: None)
+    monkeypatch.setattr(prosg_memory.style, "legend", lambda figure: None)
     assert prosg_memory.draw("prompts", STUDY, "rivals", results(TUNED, PLAIN)) is not None
     ((points, controls, others),) = panels
     assert controls == ["none", "refresh", "ttt-4", "ttt-16"]
