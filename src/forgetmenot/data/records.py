@@ -132,10 +132,6 @@ class Pool:
         self.ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         self.sizes = np.array([len(ids) for ids in self.ids])
 
-    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Places of `count` texts, with repetition."""
-        return rng.integers(len(self.ids), size=count)
-
 
 class Stream:
     """Documents of a built folder: BOS, lines, then queries whose values alone are scored."""
@@ -166,8 +162,7 @@ class Stream:
 
     def _document(self, rng: np.random.Generator, room: int) -> tuple[np.ndarray, np.ndarray]:
         """At most `room` token ids, and which of them are to be predicted."""
-        count = room // LINE_TOKENS
-        names = np.unique(self.names.draw(rng, count))
+        names = np.unique(rng.integers(len(self.names.ids), size=room // LINE_TOKENS))
         rng.shuffle(names)
         is_short = rng.random(len(names)) >= self.options.prose_share
         short = rng.integers(self.short, size=len(names))

@@ -9,7 +9,7 @@ from torch import nn
 from forgetmenot.fuse import fused
 from forgetmenot.mixers.base import Mixed, Place
 from forgetmenot.mixers.base import Mixer as Base
-from forgetmenot.mixers.rwkv4_time import last_tokens, layer_ratios, mixed, shift
+from forgetmenot.mixers.rwkv4_time import last_tokens, layer_ratios, mixed, shift, sigmoid_gated
 from forgetmenot_kernels.packing import Packing
 
 
@@ -55,7 +55,7 @@ class Mixer(Base):
         x_r, x_k = mixed(before, x_BLD, self.mix_rk)
         r, inner = self.receptance(x_r), self.key(x_k)
         v = self.value(squared_relu(inner.flatten(0, 1)).view_as(inner))
-        y = _gated(v.flatten(0, 1), r.flatten(0, 1)).view_as(v)
+        y = sigmoid_gated(v.flatten(0, 1), r.flatten(0, 1)).view_as(v)
         return y, State(last_tokens(x_BLD, packing)), {}
 
 
@@ -63,8 +63,3 @@ class Mixer(Base):
 def squared_relu(x_NI: torch.Tensor) -> torch.Tensor:
     """relu(x)^2."""
     return x_NI.relu().square()
-
-
-@fused
-def _gated(v_ND: torch.Tensor, r_ND: torch.Tensor) -> torch.Tensor:
-    return r_ND.sigmoid() * v_ND

@@ -68,7 +68,7 @@ class Mixer(Base):
         r, k, v = self.receptance(x_r), self.key(x_k), self.value(x_v)
         last = last_tokens(x_BLD, packing)
         wkv_BLD, new_state = self._remember(k, v, last, state, packing)
-        gated = _gated(wkv_BLD.flatten(0, 1), r.flatten(0, 1))
+        gated = sigmoid_gated(wkv_BLD.flatten(0, 1), r.flatten(0, 1))
         return self.out(gated.view_as(r)), new_state, {}
 
     def _remember(
@@ -132,8 +132,9 @@ def _mixed(
 
 
 @fused
-def _gated(wkv_ND: torch.Tensor, r_ND: torch.Tensor) -> torch.Tensor:
-    return (r_ND.sigmoid() * wkv_ND).to(r_ND.dtype)
+def sigmoid_gated(x_ND: torch.Tensor, r_ND: torch.Tensor) -> torch.Tensor:
+    """sigmoid(r) * x, in r's dtype."""
+    return (r_ND.sigmoid() * x_ND).to(r_ND.dtype)
 
 
 def last_tokens(x_BLD: torch.Tensor, packing: Packing | None) -> torch.Tensor:

@@ -92,10 +92,8 @@ def pack(scale: str, archive: Path) -> int:
         tarfile.open(fileobj=stream, mode="w") as tar,
     ):
         for folder in folders:
-            for name, content in members(folder):
-                entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
+            for member in members(folder):
+                _add(tar, *member)
     write_bytes(archive, buffer.getvalue())
     return len(folders)
 
@@ -124,20 +122,26 @@ def bundle(jobs: Jobs, archive: Path) -> tuple[int, int]:
         found = manifest.verify(Path(folder))
         files += [Path(folder, n) for n in (*found["outputs"], manifest.MANIFEST, manifest.STAMP)]
         above |= {entry["path"] for entry in found["inputs"].values()}
-    with tarfile.open(archive, f"w:{mode}") as tar:  # type: ignore[call-overload]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=f"w:{mode}") as tar:  # type: ignore[call-overload]
         for path in files:
-            tar.add(path)
+            _add(tar, path.as_posix(), path.read_bytes())
         done = set(whole)
         while above - done:
             folder = min(above - done)
             done.add(folder)
-            for name, content in members(Path(folder)):
-                entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
+            for member in members(Path(folder)):
+                _add(tar, *member)
             inputs_above = manifest.read_object(Path(folder, manifest.MANIFEST), "a manifest")
             above |= {entry["path"] for entry in inputs_above["inputs"].values()}
+    write_bytes(archive, buffer.getvalue())
     return len(jobs.asked), len(whole)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    tar.addfile(entry, io.BytesIO(content))
 
 
 def unpack(source: Path) -> tuple[int, int, int]:

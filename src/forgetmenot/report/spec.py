@@ -142,9 +142,9 @@ class Claim:
     control: str | None = None  # variant that shows the task can be learned at this scale
     control_above: float = 0.0  # the control must reach this, else the claim stays undecided
     worse_above: float | None = (
-        None  # each of `worse` must reach this at some axis values, wherever
+        None  # each of `worse` must reach this at some axis values: one that
     )
-    # ^ that is: one that never learned the task has not forgotten anything; null = not asked
+    # ^ never learned the task has not forgotten anything; null = not asked
     note: str = ""  # what a reader must know to judge the test
 
     def __post_init__(self) -> None:

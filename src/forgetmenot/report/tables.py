@@ -237,7 +237,7 @@ def _shorten(notes: list[str], limit: int = 12) -> list[str]:
     if len(notes) <= limit:
         return notes
     left = len(notes) - limit
-    return [*notes[:limit], f"{left} more numbers are missing for the same reasons."]
+    return [*notes[:limit], f"{left} more numbers are missing."]
 
 
 def _method(cells: list[list[Cell]]) -> list[str]:
