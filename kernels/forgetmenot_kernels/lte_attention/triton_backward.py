@@ -4,9 +4,10 @@
 `query_kernel` (dq) walks like the forward. It also leaves each query's log-sum-exp (base 2) and
 delta side by side (`stats` [B, G, T, 2]) for the other two, which load them together. `kept_kernel`
 owns a tile of the list of all kept columns and a share of the queries that see them outside the
-window; it leaves float32 partial sums of dk and dv. `window_kernel` owns a tile of tokens, walks
-over the queries that see them in the window, adds the partial sums of its kept columns in a fixed
-order and writes dk and dv.
+window; it leaves float32 partial sums of dk and dv. `window_kernel` owns a tile of tokens, begins
+with the partial sums of its kept columns, in a fixed order, walks over the queries that see them in
+the window and writes dk and dv. Programs are numbered through the heads first, long walks before
+short ones, so that the last to run are short.
 
 With p = exp(s - lse), delta = <o, do> - dlse:  ds = p (do v^T - delta), dq = scale ds k,
 dk = scale ds^T q, dv = p^T do. Key-major tiles are computed transposed, so that no product takes
@@ -38,9 +39,10 @@ def query_kernel(
     """One program a tile of queries and head: their stats and dq."""
     tiles_T = tl.cdiv(T, BM)
     pid = tl.program_id(0)
-    i_first = (tiles_T - 1 - pid % tiles_T) * BM
+    heads = tl.num_programs(0) // tiles_T
+    i_first = (tiles_T - 1 - pid // heads) * BM
     i_last = tl.minimum(i_first + BM, T) - 1
-    head_q = pid // tiles_T
+    head_q = pid % heads
     batch = head_q // (H * G)
     head = batch * H + head_q % (H * G) // G
     row = batch.to(tl.int64) * T
@@ -162,8 +164,9 @@ def _walk_queries(
             i = tl.where(i >= i_nominal, i, -1)  # those of the tile before: see nothing
             p_t = tl.where(within(i[None, :], from_j[:, None], span_j[:, None]), p_t, 0.0)
         dv = tl.dot(p_t.to(do.dtype), do, dv, input_precision=PRECISION)
-        dp_t = tl.dot(v, tl.trans(do), input_precision=PRECISION)
-        ds_t = p_t * (dp_t - delta[None, :])
+        # the product begins with -delta: fewer registers than a difference after it
+        less_t = tl.broadcast_to(-delta[None, :], p_t.shape)
+        ds_t = p_t * tl.dot(v, tl.trans(do), less_t, input_precision=PRECISION)
         dk = tl.dot(ds_t.to(q.dtype), q, dk, input_precision=PRECISION)
     return dk, dv
 
@@ -188,8 +191,9 @@ def kept_kernel(
     """One program a tile of kept columns and share of its queries: partial sums of dk and dv."""
     tiles_T = tl.cdiv(T, BN)
     pid = tl.program_id(0)
-    program = pid % tiles_T
-    head = pid // tiles_T
+    heads = tl.num_programs(0) // tiles_T
+    program = pid // heads
+    head = pid % heads
     batch = head // H
     which = head * (segments + 1) + segments  # the list of all kept columns
     count = tl.load(count_ptr + which)
@@ -238,9 +242,10 @@ def window_kernel(
     """One program a tile of tokens: their dk and dv, partial sums of kept columns included."""
     tiles_T = tl.cdiv(T, BN)
     pid = tl.program_id(0)
-    j_first = pid % tiles_T * BN
+    heads = tl.num_programs(0) // tiles_T
+    j_first = pid // heads * BN
     j_last = tl.minimum(j_first + BN, T) - 1
-    head = pid // tiles_T
+    head = pid % heads
     batch = head // H
     n = tl.arange(0, BN)
     j = j_first + n
@@ -257,15 +262,9 @@ def window_kernel(
         past = tl.minimum(past, tl.load(end_ptr + j_last))
         whole_to = tl.minimum(whole_to, tl.load(end_ptr + j_first))
     tiles = tl.cdiv(past - j_first, BM)
+    d = tl.arange(0, BLOCK_D)
     dk = tl.zeros([BN, BLOCK_D], tl.float32)
     dv = tl.zeros([BN, BLOCK_D], tl.float32)
-    dk, dv = _walk_queries(
-        q_ptr, do_ptr, stats_ptr, k, v, dk, dv, j, tl.maximum(until - j, 0),
-        j_first, j_last, whole_to, tiles, 0, tiles * G,
-        batch, head, scale_log2, T, H, G, D, BLOCK_D, BM, PRECISION, SHORT,
-    )  # fmt: skip
-
-    d = tl.arange(0, BLOCK_D)
     if HAS_KEPT:
         rank_ptr += head.to(tl.int64) * T
         count = tl.load(count_ptr + head * (segments + 1) + segments)
@@ -280,6 +279,11 @@ def window_kernel(
             at_part = row[:, None] * D + d[None, :]
             dk += tl.load(dk_part_ptr + at_part, mask=kept, other=0.0)
             dv += tl.load(dv_part_ptr + at_part, mask=kept, other=0.0)
+    dk, dv = _walk_queries(
+        q_ptr, do_ptr, stats_ptr, k, v, dk, dv, j, tl.maximum(until - j, 0),
+        j_first, j_last, whole_to, tiles, 0, tiles * G,
+        batch, head, scale_log2, T, H, G, D, BLOCK_D, BM, PRECISION, SHORT,
+    )  # fmt: skip
     at_out = at + n[:, None] * (H * D) + d[None, :]
     stored = inside[:, None] & (d[None, :] < D)
     tl.store(dk_ptr + at_out, (dk * scale).to(dk_ptr.dtype.element_ty), mask=stored)

@@ -103,10 +103,11 @@ def forward_kernel(
     """One program a tile of queries and head: o and the log-sum-exp. SHORT: T is below a tile."""
     tiles_T = tl.cdiv(T, BM)
     pid = tl.program_id(0)
-    # late queries have the most columns: they go first
-    i_first = (tiles_T - 1 - pid % tiles_T) * BM
+    heads = tl.num_programs(0) // tiles_T
+    # late queries have the most columns: those of all heads go first
+    i_first = (tiles_T - 1 - pid // heads) * BM
     i_last = tl.minimum(i_first + BM, T) - 1
-    head_q = pid // tiles_T
+    head_q = pid % heads
     batch = head_q // (H * G)
     head = batch * H + head_q % (H * G) // G
     row = batch.to(tl.int64) * T
