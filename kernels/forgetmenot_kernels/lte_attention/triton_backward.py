@@ -164,7 +164,7 @@ def _walk_queries(
             i = tl.where(i >= i_nominal, i, -1)  # those of the tile before: see nothing
             p_t = tl.where(within(i[None, :], from_j[:, None], span_j[:, None]), p_t, 0.0)
         dv = tl.dot(p_t.to(do.dtype), do, dv, input_precision=PRECISION)
-        # the product begins with -delta: fewer registers than a difference after it
+        # the product begins with -delta, which is faster than a difference after it (README)
         less_t = tl.broadcast_to(-delta[None, :], p_t.shape)
         ds_t = p_t * tl.dot(v, tl.trans(do), less_t, input_precision=PRECISION)
         dk = tl.dot(ds_t.to(q.dtype), q, dk, input_precision=PRECISION)

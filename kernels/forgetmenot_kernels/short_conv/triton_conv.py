@@ -15,7 +15,6 @@ import triton.language as tl
 from forgetmenot_kernels.packing import Packing
 
 BT, BD = 32, 128  # tokens and channels of a program
-WARPS = 8  # with 4, registers left room for half as many warps on an SM
 STEP_WARPS = 4  # of a program of BD channels: each is read and overwritten by one thread alone
 
 
@@ -230,7 +229,7 @@ class _ShortConv(torch.autograd.Function):
         with torch.cuda.device_of(x):
             _forward_kernel[grid](
                 x, weight, state, y, *documents, batch * time, time, width, taps, BT, BD,
-                packing is not None, num_warps=WARPS,
+                packing is not None,
             )  # fmt: skip
         ctx.save_for_backward(x, weight, state)
         ctx.documents, ctx.grid = documents, grid
@@ -248,8 +247,8 @@ class _ShortConv(torch.autograd.Function):
         with torch.cuda.device_of(x):
             slope = torch.empty_like(dy)
             shape = (*ctx.documents, batch * time, time, width, taps, BT, BD, varlen)
-            _slope_kernel[ctx.grid](x, weight, state, dy, slope, *shape, num_warps=WARPS)
-            _backward_kernel[ctx.grid](x, weight, state, slope, dx, parts, *shape, num_warps=WARPS)
+            _slope_kernel[ctx.grid](x, weight, state, dy, slope, *shape)
+            _backward_kernel[ctx.grid](x, weight, state, slope, dx, parts, *shape)
             if ctx.needs_input_grad[2]:
                 dstate = torch.empty_like(state)
                 _state_backward_kernel[(len(state), ctx.grid[1])](
