@@ -109,20 +109,34 @@ def load_dice(monkeypatch, module, needle, place):
     )
 
 
-@pytest.mark.parametrize("task", RULER)
-@pytest.mark.parametrize("length", [4090, 8100])
-def test_nominal_prompts_are_those_of_lm_eval(task, length, writers, ruler, monkeypatch):
-    writer = writers[task]
-    rng = sample_rng(0, task, length, 3)
+def both(task, length, index, writer, ruler, monkeypatch):
+    """One nominal sample of ours and where its needles stand, then lm-eval's with our draws."""
+    rng = sample_rng(0, task, length, index)
     needle = writer.draw(rng, task, "test", length)
     place = niah_nominal.place(writer, rng, needle, length)
     load_dice(monkeypatch, ruler.module, needle, place)
     (theirs,) = ruler.make(task, length, 1)
-    ours = niah.sample(writer, task, length, 3, 0, "nominal")
+    assert place.end % niah_nominal._step(needle, length) == 0
+    return niah.sample(writer, task, length, index, 0, "nominal"), place, theirs
+
+
+@pytest.mark.parametrize("task", RULER)
+@pytest.mark.parametrize("length", [4090, 8100])
+def test_nominal_prompts_are_those_of_lm_eval(task, length, writers, ruler, monkeypatch):
+    ours, _, theirs = both(task, length, 3, writers[task], ruler, monkeypatch)
     assert ours["input"] == theirs["prompt"]
     assert sorted(ours["outputs"]) == sorted(theirs["outputs"])
     assert ours["tokens"] <= length - 60
-    assert place.end % niah_nominal._step(needle, length) == 0
+
+
+@pytest.mark.parametrize("task", ["niah_2", "niah_multivalue"])
+def test_nominal_prompts_are_those_of_lm_eval_at_every_depth(task, writers, ruler, monkeypatch):
+    depths = set()
+    for index in range(250):
+        ours, place, theirs = both(task, 4090, index, writers[task], ruler, monkeypatch)
+        assert ours["input"] == theirs["prompt"], place.depths
+        depths |= set(place.depths)
+    assert depths == set(niah_text.DEPTHS)
 
 
 def test_a_nominal_length_without_room_is_refused(writers):

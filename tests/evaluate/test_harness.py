@@ -224,7 +224,7 @@ def test_lm_eval_makes_one_by_name(lalte, words, tmp_path, local_tasks):
         model="forgetmenot",
         model_args=f"model={tmp_path / 'model'},tokenizer={words},max_length=32",
         batch_size=2,
-        device="cpu",
+        device="cuda:0" if not torch.cuda.is_available() else "cpu",  # what its command asks for
         tasks=[task],
         task_manager=TaskManager(include_defaults=False),
     )

@@ -25,7 +25,7 @@ def place(writer: Writer, rng: np.random.Generator, needle: Needle, length: int)
     Raises UserError when not even one step of haystack fits.
     """
     for end in range(_units(writer, needle.task, length), 0, -_step(needle, length)):
-        found = writer.insert(rng, needle, 0, end)
+        found = _insert(writer, rng, needle, end)
         if _tokens(writer, needle, found, "") + GENERATED <= length:
             return found
     raise UserError(
@@ -42,11 +42,15 @@ def _units(writer: Writer, task: str, length: int) -> int:
     needle = writer.draw(rng, task, "test", length)
     fits = 0
     for end in _ends(writer, needle, length):
-        found = writer.insert(rng, needle, 0, end)
+        found = _insert(writer, rng, needle, end)
         if _tokens(writer, needle, found, " ".join(needle.values)) + GENERATED > length:
             break
         fits = end
     return fits
+
+
+def _insert(writer: Writer, rng: np.random.Generator, needle: Needle, end: int) -> Placement:
+    return writer.insert(rng, needle, 0, end)._replace(spaced=not needle.form.repeated)
 
 
 def _ends(writer: Writer, needle: Needle, length: int) -> Iterator[int]:

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 class Placement(NamedTuple):
     """Haystack units start to end - 1 with needle n before unit `inserts[n]` (rising).
 
-    `depths` are those of the needles, in percent.
+    `depths` are those of the needles, in percent. With `spaced` a joiner stands on both sides of a
+    needle even where there is no haystack, as RULER has it in prose.
     """
 
     start: int
     inserts: tuple[int, ...]
     end: int
     depths: tuple[int, ...]
+    spaced: bool = False
 
     def cut(self, end: int) -> "Placement":
         """The same with the haystack ending at `end`."""
@@ -149,10 +151,11 @@ class Writer:
     def context(self, needle: Needle, place: Placement) -> str:
         """The haystack with the needles in it."""
         borders = [place.start, *place.inserts, place.end]
+        nothing = [""] if place.spaced else []
         parts: list[str] = []
         for n, sentence in enumerate(needle.sentences):
-            parts += [*self.haystack.units[borders[n] : borders[n + 1]], sentence]
-        parts += self.haystack.units[borders[-2] : borders[-1]]
+            parts += [*(self.haystack.units[borders[n] : borders[n + 1]] or nothing), sentence]
+        parts += self.haystack.units[borders[-2] : borders[-1]] or nothing
         return self.haystack.joiner.join(parts)
 
     def prompt(self, needle: Needle, place: Placement) -> str:

@@ -71,6 +71,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
     ) -> "HarnessModel":
         """From lm-eval's model arguments; device and batch size (16) are among the others.
 
+        Without a GPU, "cuda" means the CPU.
+
         Raises UserError for an argument that is missing or unknown, and for a batch size that is
         no number.
         """
@@ -84,13 +86,15 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         batch_size = str(given.get("batch_size", 16))
         if not batch_size.isdecimal() or batch_size == "0":
             raise UserError(f"batch_size: found {batch_size}; allowed: 1 or more")
-        device = given.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = str(given.get("device") or "cuda")
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            device = "cpu"  # lm-eval asks for cuda:0 unless told otherwise; its `hf` does the same
         return cls(
             models.load(Path(given["model"])).to(device),
             Path(given["tokenizer"]),
             max_length=int(given.get("max_length", 4096)),
             batch_size=int(batch_size),
-            device=str(device),
+            device=device,
         )
 
     @property
