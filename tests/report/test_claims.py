@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from forgetmenot.report import claims, results, verdicts
+from forgetmenot.report import claims, names, results, verdicts
 from forgetmenot.report.claims import Part, Verdict
+from forgetmenot.report.names import Names
 from forgetmenot.report.spec import Claim
+
+NO_RESULT = '{} has no result of {} in the study "Recall"'
 
 
 def judge(spec: dict[str, Any], *changes: dict[str, Any]) -> list[Verdict]:
@@ -25,7 +28,9 @@ def judge(spec: dict[str, Any], *changes: dict[str, Any]) -> list[Verdict]:
         "worse": "gdn",
     }
     made = [Claim(**{**base, "id": f"claim{n}", **change}) for n, change in enumerate(changes)]
-    return claims.judge(made, results.load(spec["results"], spec["trains"], [16, 4096]))
+    return claims.judge(
+        made, results.load(spec["results"], spec["trains"], [16, 4096]), names.of(spec)
+    )
 
 
 def only(spec: dict[str, Any], **changes: Any) -> Part:
@@ -81,11 +86,11 @@ def test_what_was_not_run_is_named_and_keeps_a_claim_from_being_supported(
     spec = write_results({"gdn_lte": 0.9, "gdn": 0.4})
     found = judge(spec, {"better": ["gdn_lte", "gdn_nsa"]}, {"better": "gdn_nsa"})
     assert [v.verdict for v in found] == ["undecided", "not run"]
-    assert found[0].parts[1].reason == "recall/gdn_nsa/recall has no result"
-    verdicts.write(found, {"gdn_lte": "laLTE"}, tmp_path)
+    assert found[0].parts[1].reason == NO_RESULT.format("gdn_nsa", "multi-query recall")
+    verdicts.write(found, Names({"gdn_lte": "laLTE"}), tmp_path)
     text = (tmp_path / "claims.md").read_text()
     assert "| claim0: laLTE beats GDN | **undecided** | laLTE over gdn: supported |" in text
-    assert "- claim1, gdn_nsa over gdn: recall/gdn_nsa/recall has no result." in text
+    assert "- claim1, gdn_nsa over gdn: gdn_nsa has no result of" in text
     stored = json.loads((tmp_path / "claims.json").read_text())
     assert [part["verdict"] for part in stored[0]["parts"]] == ["supported", "not run"]
     assert len(stored[0]["parts"][0]["manifests"]) == 4
@@ -96,11 +101,12 @@ def test_a_variant_that_only_a_claim_names_has_its_label(
 ) -> None:
     spec = write_results({"gdn_lte": 0.9, "gdn": 0.4})
     spec["claim_labels"] = {"gdn_nsa": "laNSA", "gdn": "never used"}
-    names = claims.labels(spec)
-    assert names["gdn_nsa"] == "laNSA"
-    assert names["gdn"] == claims.labels({"studies": spec["studies"]})["gdn"] != "never used"
-    verdicts.write(judge(spec, {"better": "gdn_nsa"}), names, tmp_path)
-    assert f"laNSA over {names['gdn']}: recall/gdn_nsa" in (tmp_path / "claims.md").read_text()
+    known = names.of(spec)
+    assert (known.variant("gdn_nsa"), known.variant("gdn")) == ("laNSA", "GDN")
+    verdicts.write(judge(spec, {"better": "gdn_nsa"}), known, tmp_path)
+    text = (tmp_path / "claims.md").read_text()
+    assert f"laNSA over GDN: {NO_RESULT.format('laNSA', 'multi-query recall')}." in text
+    assert not re.search(r"gdn|recall/recall", text)
 
 
 def test_lower_is_better_turns_the_sides(write_results: Any) -> None:
@@ -143,7 +149,7 @@ def test_a_side_that_never_learned_has_not_forgotten(write_results: Any) -> None
     spec = write_results({"gdn_lte": 0.9, "gdn": 0.04})
     part = only(spec, worse_above=0.1)
     assert part.verdict == "undecided"
-    assert re.search(r"gdn reached 0\.0\d+ at best anywhere \(needed: 0\.1\)", part.reason)
+    assert re.search(r"GDN reached 0\.0\d+ at best anywhere \(needed: 0\.1\)", part.reason)
     assert only(spec, worse_above=0.01).verdict == "supported"
 
 
@@ -284,4 +290,4 @@ def test_a_needle_is_as_far_as_its_depth_says(write_results: Any) -> None:
 def test_the_first_task_that_was_scored_is_taken(write_results: Any) -> None:
     spec = write_results({"gdn_lte": 0.9, "gdn": 0.4})
     assert only(spec, task=["hub", "recall"]).verdict == "supported"
-    assert only(spec, task=["hub", "mirror"]).reason == "recall/gdn/hub has no result"
+    assert only(spec, task=["hub", "mirror"]).reason == NO_RESULT.format("GDN", "hub")

@@ -82,7 +82,7 @@ def test_a_report_of_fetched_weights_alone(write_results: Any, tmp_path: Path) -
     study |= {"data": [], "train": {}, "released": {"gdn": {"repository": "a/b", "revision": "c0"}}}
     build(spec, {}, tmp_path / "report")
     text = (tmp_path / "report" / "index.html").read_text()
-    assert "Weights of gdn, trained by others: repository a/b, revision c0" in text
+    assert "Weights of GDN, trained by others: repository a/b, revision c0" in text
     assert "weights imported, nothing trained here" in text
     assert not list((tmp_path / "report" / "figures").glob("learning_curves*"))
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from forgetmenot.report import results
 from forgetmenot.report.figures import kept_count, style
+from forgetmenot.report.names import Names
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def figure(write_results: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         spec = write_results({"gdn_lte": 0.6}, seeds=(0,))
         spoil(Path(spec["trains"]["recall/gdn_lte/seed0"]))
         found = results.load({}, spec["trains"])
-        kept_count.draw("recall", {"name": "gdn_lte", "label": "laLTE"}, found)
+        kept_count.draw("recall", {"name": "gdn_lte", "label": "laLTE"}, found, Names())
         return drawn[-1]
 
     return draw

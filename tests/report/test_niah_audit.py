@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from forgetmenot.report.figures import niah_audit, style
+from forgetmenot.report.names import Names
 from forgetmenot.report.results import Result
 
 
@@ -33,16 +34,16 @@ def test_panels_are_tasks_by_answers_at_the_longest_context(
         group("niah_2", 512, "wrong", [0.0, 0.1], [0.2, 0.3]),
     ]
     (tmp_path / "audit.json").write_text(json.dumps({"groups": groups}))
-    figure = niah_audit.draw(result(tmp_path))
+    figure = niah_audit.draw(result(tmp_path), Names())
     assert figure is not None
     assert "at 512 tokens, seed 3" in figure.caption
     grid = np.array(drawn[0].axes[:4]).reshape(2, 2)
     titles = [axes.get_title(loc="left") for axes in grid.ravel()]
     assert titles == [
-        "niah_1, right (4)",
-        "niah_1, wrong (0)",
-        "niah_2, right (0)",
-        "niah_2, wrong (4)",
+        "S-NIAH-1, right (4)",
+        "S-NIAH-1, wrong (0)",
+        "S-NIAH-2, right (0)",
+        "S-NIAH-2, wrong (4)",
     ]
     values = [
         axes.collections[0].get_array().tolist() if axes.collections else None
@@ -55,6 +56,6 @@ def test_panels_are_tasks_by_answers_at_the_longest_context(
 
 
 def test_without_an_audit_there_is_no_figure(tmp_path: Path) -> None:
-    assert niah_audit.draw(result(tmp_path)) is None
+    assert niah_audit.draw(result(tmp_path), Names()) is None
     (tmp_path / "audit.json").write_text(json.dumps({"groups": []}))
-    assert niah_audit.draw(result(tmp_path)) is None
+    assert niah_audit.draw(result(tmp_path), Names()) is None

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from forgetmenot.report import results
 from forgetmenot.report.figures import niah_heat_map, style
+from forgetmenot.report.names import Names
 
 CONFIG = {"variants": [{"name": "gdn", "label": "GDN"}, {"name": "lte", "label": "laLTE"}]}
 
@@ -49,11 +50,11 @@ def test_cells_are_means_over_seeds_at_their_place(
             ("lte", 0): {("niah_2", 1024, 50): 0.25},
         }
     )
-    figure = niah_heat_map.draw("language", CONFIG, "niah", made)
+    figure = niah_heat_map.draw("language", CONFIG, "niah", made, Names())
     assert figure is not None
     assert "mean of up to 2 seeds" in figure.caption
     grid = np.array(drawn[0].axes[:4]).reshape(2, 2)
-    assert [axes.get_title(loc="left") for axes in grid[0]] == ["niah_1", "niah_2"]
+    assert [axes.get_title(loc="left") for axes in grid[0]] == ["S-NIAH-1", "S-NIAH-2"]
     assert [axes.get_ylabel() for axes in grid[:, 0]] == ["GDN\ndepth (%)", "laLTE\ndepth (%)"]
 
     def values(row: int, column: int) -> Any:
@@ -70,5 +71,5 @@ def test_cells_are_means_over_seeds_at_their_place(
 
 def test_without_depths_there_is_no_figure(found: Any) -> None:
     made = found({("gdn", 0): {("niah_1", 256, 0): 1.0}})
-    assert niah_heat_map.draw("language", CONFIG, "perplexity", made) is None
-    assert niah_heat_map.draw("recall", CONFIG, "niah", made) is None
+    assert niah_heat_map.draw("language", CONFIG, "perplexity", made, Names()) is None
+    assert niah_heat_map.draw("recall", CONFIG, "niah", made, Names()) is None

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from forgetmenot.report.figures import prosg_memory
+from forgetmenot.report.names import Names
 from forgetmenot.report.results import Result, Results
 
 STUDY = {"variants": [{"name": "rwkv4_ft", "label": "FT"}, {"name": "rwkv4_prosg"}]}
@@ -49,7 +50,7 @@ def test_only_models_that_were_tuned_on_their_prompts_have_a_panel(
 
     monkeypatch.setattr(prosg_memory, "_panel", keep)
     monkeypatch.setattr(prosg_memory.style, "legend", lambda figure: None)
-    assert prosg_memory.draw("prompts", STUDY, "rivals", results(TUNED, PLAIN)) is not None
+    assert prosg_memory.draw("prompts", STUDY, "rivals", results(TUNED, PLAIN), Names()) is not None
     ((points, controls, others),) = panels
     assert controls == ["none", "refresh", "ttt-4", "ttt-16"]
     assert {name: floats for name, (floats, _) in points.items()} == {
@@ -64,12 +65,12 @@ def test_only_models_that_were_tuned_on_their_prompts_have_a_panel(
 
 
 def test_a_figure_is_drawn_from_real_panels() -> None:
-    drawn = prosg_memory.draw("prompts", STUDY, "rivals", results(TUNED, PLAIN))
+    drawn = prosg_memory.draw("prompts", STUDY, "rivals", results(TUNED, PLAIN), Names())
     assert drawn is not None
     assert drawn.name == "prosg_memory_prompts_rivals"
     assert drawn.png[:4] == b"\x89PNG"
 
 
 def test_nothing_is_drawn_without_tuned_models() -> None:
-    assert prosg_memory.draw("prompts", STUDY, "rivals", results(PLAIN)) is None
-    assert prosg_memory.draw("prompts", STUDY, "other", results(TUNED, PLAIN)) is None
+    assert prosg_memory.draw("prompts", STUDY, "rivals", results(PLAIN), Names()) is None
+    assert prosg_memory.draw("prompts", STUDY, "other", results(TUNED, PLAIN), Names()) is None

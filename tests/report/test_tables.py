@@ -104,8 +104,8 @@ def test_a_missing_result_is_an_empty_cell_and_a_note(write_results: Any) -> Non
     grid = grid_of(spec)
     text = render.markdown(grid)
     assert "| laLTE | - | - |" in text
-    assert text.count("laLTE: no result of recall/gdn_lte/recall.") == 1
-    assert "GDN: 1 of 2 seeds for recall/accuracy, pairs 4." in text
+    assert text.count('laLTE: no result of multi-query recall in the study "Recall".') == 1
+    assert 'GDN: 1 of 2 seeds for "pairs: 4".' in text
 
 
 def test_a_damaged_result_is_named(write_results: Any) -> None:
@@ -185,7 +185,7 @@ def test_what_was_skipped_or_scored_by_a_protocol_is_said(write_results: Any) ->
     assert [head.text for head in grid.heads] == ["pairs: 4", "pairs: 8", "pairs: 16"]
     assert {line[2].text for line in grid.cells} == {"skipped"}
     assert grid.notes.count("pairs: 16: skipped: its data are not here.") == 1
-    assert "recall: protocol: lm-eval-v1." in grid.notes
+    assert "multi-query recall: protocol: lm-eval-v1." in grid.notes
     assert "| skipped |" in render.markdown(grid)
 
 

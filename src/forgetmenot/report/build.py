@@ -10,6 +10,7 @@ from forgetmenot.report import (
     context,
     figures,
     latex,
+    names,
     page,
     published,
     render,
@@ -53,10 +54,11 @@ def build(
         grid.notes += missing
         render.write(grid, out / "tables")
         grids.append(grid)
-    names = [grid.table.name for grid in grids]
-    files.write_text(out / "tables" / "all.tex", latex.document(names))
-    judged = claims.judge(tested, found)
-    verdicts.write(judged, claims.labels(spec), out)
-    drawn = figures.draw_all(spec["studies"], grids, found, out / "figures")
+    stems = [grid.table.name for grid in grids]
+    files.write_text(out / "tables" / "all.tex", latex.document(stems))
+    known = names.of(spec)
+    judged = claims.judge(tested, found, known)
+    verdicts.write(judged, known, out)
+    drawn = figures.draw_all(spec["studies"], grids, found, known, out / "figures")
     text = page.render(spec, papers, found, grids, drawn, judged, final or out, root)
     files.write_text(out / "index.html", text)

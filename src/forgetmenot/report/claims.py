@@ -1,12 +1,12 @@
 """Tests each claim on the results: supported, contradicted, undecided or not run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
-from forgetmenot.report import places
+from forgetmenot.report import names, places
+from forgetmenot.report.names import Names
 from forgetmenot.report.results import TRAIN, Result, Results, pooled
 from forgetmenot.report.spec import Claim, listed
 from forgetmenot.report.stats import Comparison, Contrast, holm, paired, slope, unpaired
@@ -57,11 +57,14 @@ class Verdict:
         return "contradicted" if "contradicted" in found else "undecided"
 
 
-def judge(claims: Sequence[Claim], results: Results) -> list[Verdict]:
-    """Test every claim; all measured comparisons of a paper share Holm's correction."""
+def judge(claims: Sequence[Claim], results: Results, known: Names) -> list[Verdict]:
+    """Test every claim; all measured comparisons of a paper share Holm's correction.
+
+    Reasons call variants and studies as they are `known`.
+    """
     chosen = [_with_task(claim, results) for claim in claims]
     verdicts = [
-        Verdict(claim, [_measure(claim, *pair, results) for pair in claim.pairs])
+        Verdict(claim, [_measure(claim, *pair, results, known) for pair in claim.pairs])
         for claim in chosen
     ]
     for paper in {claim.paper for claim in claims}:
@@ -78,7 +81,7 @@ def judge(claims: Sequence[Claim], results: Results) -> list[Verdict]:
     for verdict in verdicts:
         for part in verdict.parts:
             if part.comparison is not None:
-                _decide(verdict.claim, part, part.comparison, results)
+                _decide(verdict.claim, part, part.comparison, results, known)
     return verdicts
 
 
@@ -89,13 +92,16 @@ def _with_task(claim: Claim, results: Results) -> Claim:
     return replace(claim, task=(scored or tasks)[0])
 
 
-def _measure(claim: Claim, better: str, worse: str, results: Results) -> Part:
+def _measure(claim: Claim, better: str, worse: str, results: Results, known: Names) -> Part:
     """Compare the two sides: paired over samples, or by ready numbers where there are none."""
     part, task = Part(better, worse), listed(claim.task)[0]
     groups = [results.get(claim.study, variant, task) for variant in (better, worse)]
     for variant, group in zip((better, worse), groups, strict=True):
         if not group:
-            part.reason = f"{claim.study}/{variant}/{task} has no result"
+            part.reason = (
+                f"{known.variant(variant)} has no result of {names.task(task)} in the study "
+                f'"{known.study(claim.study)}"'
+            )
     seeds = {r.seed for r in groups[0]} & {r.seed for r in groups[1]}
     left, right = ([result for result in group if result.seed in seeds] for group in groups)
     part.sources = [*left, *(result for result in right if result not in left)]
@@ -103,18 +109,22 @@ def _measure(claim: Claim, better: str, worse: str, results: Results) -> Part:
         part.reason = part.reason or "the two sides have no seed in common"
         return part
     try:
-        part.comparison = _compare(claim, left, right, results)
+        part.comparison = _compare(claim, left, right, results, known)
     except ValueError as error:
         part.reason = str(error)
     return part
 
 
 def _compare(
-    claim: Claim, left: Sequence[Result], right: Sequence[Result], results: Results
+    claim: Claim,
+    left: Sequence[Result],
+    right: Sequence[Result],
+    results: Results,
+    known: Names,
 ) -> Comparison:
     """Raises ValueError, with the reason, where the results do not allow the comparison."""
-    at = places.resolve(claim.at, claim, left, results)
-    other_at = places.resolve({**claim.at, **claim.worse_at}, claim, right, results)
+    at = places.resolve(claim.at, claim, left, results, known)
+    other_at = places.resolve({**claim.at, **claim.worse_at}, claim, right, results, known)
     wanted = [
         (left, claim.metric, at),
         (right, claim.worse_metric or claim.metric, other_at),
@@ -138,16 +148,19 @@ def _compare(
     ready = [side for place in wanted if (side := pooled(*place, computed)) is not None]
     if len(ready) < len(wanted):
         raise ValueError(
-            f"a side has neither samples nor {claim.metric} with standard errors at these axes"
+            f"a side has neither samples nor {names.metric(claim.metric)} with standard errors at "
+            "these axes"
         )
     values, errors, counts = zip(*ready, strict=True)
     return unpaired(values, errors, null, counts[0] // len(left), contrast)
 
 
-def _decide(claim: Claim, part: Part, comparison: Comparison, results: Results) -> None:
+def _decide(
+    claim: Claim, part: Part, comparison: Comparison, results: Results, known: Names
+) -> None:
     part.reason = (
-        _unlearned(claim, results)
-        or _never_learned(claim, part, results)
+        _unlearned(claim, results, known)
+        or _never_learned(claim, part, results, known)
         or _unmatched(claim, part, results)
     )
     part.verdict = "undecided"
@@ -163,7 +176,7 @@ def _decide(claim: Claim, part: Part, comparison: Comparison, results: Results) 
         part.verdict = "supported" if comparison.effect > claim.margin else "contradicted"
 
 
-def _unlearned(claim: Claim, results: Results) -> str:
+def _unlearned(claim: Claim, results: Results, known: Names) -> str:
     """Why the task says nothing about forgetting: its control did not learn it. Empty if it did.
 
     A control is asked where it can show that: wherever its own numbers are, not beyond a window.
@@ -178,12 +191,12 @@ def _unlearned(claim: Claim, results: Results) -> str:
         return ""
     had = "has no result" if reached is None else f"reached {reached:.3g}"
     return (
-        f"the control {claim.control} {had} (needed: {claim.control_above:g}), so the task was "
-        "not learned and a difference says nothing about forgetting"
+        f"the control {known.variant(claim.control)} {had} (needed: {claim.control_above:g}), so "
+        "the task was not learned and a difference says nothing about forgetting"
     )
 
 
-def _never_learned(claim: Claim, part: Part, results: Results) -> str:
+def _never_learned(claim: Claim, part: Part, results: Results, known: Names) -> str:
     """Why the other side's failure says nothing about forgetting. Empty if it learned the task."""
     if claim.worse_above is None:
         return ""
@@ -198,8 +211,9 @@ def _never_learned(claim: Claim, part: Part, results: Results) -> str:
     if best >= claim.worse_above:
         return ""
     return (
-        f"{part.worse} reached {best:.3g} at best anywhere (needed: {claim.worse_above:g}): it did "
-        "not learn the task, so the difference says nothing about forgetting"
+        f"{known.variant(part.worse)} reached {best:.3g} at best anywhere (needed: "
+        f"{claim.worse_above:g}): it did not learn the task, so the difference "
+        "says nothing about forgetting"
     )
 
 
@@ -213,21 +227,11 @@ def _unmatched(claim: Claim, part: Part, results: Results) -> str:
     found = [pooled(group, claim.matched, claim.at, computed=True) for group in groups]
     means = [None if side is None else sum(side[0]) / len(side[0]) for side in found]
     if None in means:
-        return f"no {claim.matched} to match the two sides by"
+        return f"no {names.metric(claim.matched)} to match the two sides by"
     left, right = (mean for mean in means if mean is not None)
     if abs(left - right) <= claim.matched_within:
         return ""
     return (
-        f"{claim.matched} differs: {left:.3g} and {right:.3g} (at most {claim.matched_within:g} "
-        "apart is needed)"
+        f"{names.metric(claim.matched)} differs: {left:.3g} and {right:.3g} (at most "
+        f"{claim.matched_within:g} apart is needed)"
     )
-
-
-def labels(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Name in tables of every variant that a study or a claim of the request `spec` names."""
-    own = {
-        variant["name"]: variant.get("label") or variant["name"]
-        for study in spec["studies"].values()
-        for variant in study["variants"]
-    }
-    return {**spec.get("claim_labels", {}), **own}

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from forgetmenot.report import claims, dag, html, verdicts
+from forgetmenot.report import claims, dag, html, names, verdicts
 from forgetmenot.report.claims import Verdict
 from forgetmenot.report.figures.style import Drawn
+from forgetmenot.report.names import Names
 from forgetmenot.report.results import TRAIN, Result, Results
 from forgetmenot.report.tables import Grid
 
@@ -29,7 +30,7 @@ def render(
 
     `root` is the folder that the paths in the manifests start from.
     """
-    labels = claims.labels(spec)
+    known = names.of(spec)
     text: str = (
         html.environment()
         .get_template("page")
@@ -38,17 +39,21 @@ def render(
             papers=papers,
             grids=grids,
             figures=figures,
-            verdicts=[(v, verdicts.lines(v, labels)) for v in judged],
+            verdicts=[(v, verdicts.lines(v, known)) for v in judged],
             claim_name=verdicts.name,
             claim_source=verdicts.source,
+            known=known,
+            task_name=names.task,
             claim_method=claims.METHOD,
             data_uri=data_uri,
             dag=dag.svg(spec["studies"], results, root),
-            training=[_training(name, study, results) for name, study in spec["studies"].items()],
+            training=[
+                _training(name, study, results, known) for name, study in spec["studies"].items()
+            ],
             environment=_environment(results),
             limits=_limits(spec, papers),
             missing=results.missing,
-            runs=_runs(results, out),
+            runs=_runs(results, out, known),
         )
     )
     return text
@@ -59,18 +64,21 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _training(name: str, study: Mapping[str, Any], results: Results) -> dict[str, Any]:
+def _training(
+    name: str, study: Mapping[str, Any], results: Results, known: Names
+) -> dict[str, Any]:
     lines = [_effort(name, study, results)]
     lines += [f"Data: {_plain(dataset)}" for dataset in study.get("data") or []]
     if study.get("train"):
         lines.append(f"Training: {_plain(study['train'])}")
     for variant, changes in (study.get("train_overrides") or {}).items():
-        lines.append(f"Training of {variant} differs: {_plain(changes)}")
+        lines.append(f"Training of {known.variant(variant)} differs: {_plain(changes)}")
     for variant, source in (study.get("released") or {}).items():
-        lines.append(f"Weights of {variant}, trained by others: {_plain(source)}")
+        lines.append(f"Weights of {known.variant(variant)}, trained by others: {_plain(source)}")
     if study.get("size"):
         lines.append(f"Size: {study['size']}")
-    lines.append(f"Seeds: {_plain(study['seeds'])}. Tasks: {_plain(study['tasks'])}")
+    tasks = "; ".join(map(names.task, study["tasks"]))
+    lines.append(f"Seeds: {_plain(study['seeds'])}. Tasks: {tasks}")
     lines += [f"Deviation: {deviation}" for deviation in study.get("deviations") or []]
     variants = [{"label": "", "description": "", **variant} for variant in study["variants"]]
     return {"title": study.get("title") or name, "lines": lines, "variants": variants}
@@ -135,7 +143,7 @@ def _limits(spec: Mapping[str, Any], papers: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _runs(results: Results, out: Path) -> list[dict[str, Any]]:
+def _runs(results: Results, out: Path, known: Names) -> list[dict[str, Any]]:
     """One entry a model and task: its seeds, each with its manifest, and what they were asked."""
     groups: dict[str, list[Result]] = {}
     for result in results.all():
@@ -143,7 +151,9 @@ def _runs(results: Results, out: Path) -> list[dict[str, Any]]:
     return [
         {
             "anchor": anchor,
-            "name": f"{group[0].study}/{group[0].variant}/{group[0].task}",
+            "name": f"{known.variant(group[0].variant)}: {names.task(group[0].task)}",
+            "study": known.study(group[0].study),
+            "folder": f"{group[0].study}/{group[0].variant}",
             "asked": json.dumps(group[0].manifest.get("spec"), indent=1, sort_keys=True),
             "inputs": [
                 f"{name}: {entry.get('id', '')[:16]}"

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from forgetmenot.report.names import Names
 from forgetmenot.report.results import TRAIN, Above, Result, Results, axis_values, matches
 from forgetmenot.report.spec import BEYOND_WINDOW, FIRST_FULL, LONGEST, RELATIVE_PLACES, Claim
 
@@ -17,14 +18,18 @@ def is_relative(value: Any) -> bool:
 
 
 def resolve(
-    at: Mapping[str, Any], claim: Claim, group: Sequence[Result], results: Results
+    at: Mapping[str, Any],
+    claim: Claim,
+    group: Sequence[Result],
+    results: Results,
+    known: Names,
 ) -> dict[str, Any]:
     """Axis values with "longest", "first-full" and "beyond-window" as numbers of this scale.
 
     Raises ValueError where the results have no such place.
     """
     return {
-        axis: _place(axis, value, claim, group, results) if is_relative(value) else value
+        axis: _place(axis, value, claim, group, results, known) if is_relative(value) else value
         for axis, value in at.items()
     }
 
@@ -45,7 +50,14 @@ def common(axis: str, sides: Sequence[Wanted]) -> list[Any]:
     return sorted(set.intersection(*found)) if found else []
 
 
-def _place(axis: str, value: str, claim: Claim, group: Sequence[Result], results: Results) -> Any:
+def _place(
+    axis: str,
+    value: str,
+    claim: Claim,
+    group: Sequence[Result],
+    results: Results,
+    known: Names,
+) -> Any:
     windows, filled = _memory(claim.study, results)
     measured = axis_values(list(group), claim.metric, axis)
     # An axis that only the samples have (the distance of a needle, say) is not listed.
@@ -57,7 +69,7 @@ def _place(axis: str, value: str, claim: Claim, group: Sequence[Result], results
         raise ValueError(
             f"no {axis} beyond the largest window ({max(windows)} tokens)"
             if windows
-            else f"no model of {claim.study} has a window"
+            else f'no model of the study "{known.study(claim.study)}" has a window'
         )
     enough = [place for place in measured if place >= max(filled, default=0)]
     if value == FIRST_FULL and len(enough) > 1:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from forgetmenot.report import names
 from forgetmenot.report.estimate import MARKS, Evidence, estimate, gather, marks
 from forgetmenot.report.published import Anchor
 from forgetmenot.report.results import TRAIN, Result, Results, axis_values, skipped, text
@@ -51,7 +52,8 @@ class Head:
     def text(self) -> str:
         """Heading, with the axis value at its end."""
         value = self.at.get(self.column.axis)
-        return self.column.header if value is None else f"{self.column.header} {value}".strip()
+        shown = "" if value is None else f" {names.value(value)}"
+        return f"{self.column.header}{shown}".strip()
 
 
 @dataclass
@@ -87,9 +89,10 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
             planned = len(studies[row.study]["seeds"])
             whole = shown or (number is not None and number.seeds >= planned)
             if reason:
-                missing.append(f"{head.text or head.task}: skipped: {reason}.")
+                missing.append(f"{head.text or names.task(head.task)}: skipped: {reason}.")
             elif not whole and not head.column.optional:
-                missing.append(_lack(row, head, number, planned, sources))
+                title = studies[row.study].get("title") or row.study
+                missing.append(_lack(row, head, number, planned, sources, title))
             used = sources if shown or number else []
             line.append(Cell(number, used, text=shown, evidence=evidence))
         cells.append(line)
@@ -99,7 +102,8 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
         for index, head in enumerate(heads):
             _mark([line[index] for line in lines], head.column.better)
     if not rows:
-        missing.append(f"No study of this scale has {table.study or table.task!r}: an empty table.")
+        what = "is the one of this table" if table.study else f"has {names.task(table.task)}"
+        missing.append(f"No study of this scale {what}: an empty table.")
     lacks = _shorten(list(dict.fromkeys(missing)))
     notes = [*table.notes, *_about(cells), *lacks, *_method(cells)]
     return Grid(table, rows, heads, cells, notes)
@@ -118,15 +122,15 @@ def number(cell: Cell, head: Head) -> tuple[str, str]:
 
 
 def _lack(
-    row: Row, head: Head, number: Estimate | None, planned: int, sources: list[Result]
+    row: Row, head: Head, number: Estimate | None, planned: int, sources: list[Result], study: str
 ) -> str:
     if not sources:
-        return f"{row.label}: no result of {row.study}/{row.variant}/{head.task}."
+        return f'{row.label}: no result of {names.task(head.task)} in the study "{study}".'
     if number is None and sources[0].untrained:
         return f"{row.label}: not trained here; its weights were imported."
     had = "no number" if number is None else f"{number.seeds} of {planned} seeds"
-    where = "".join(f", {key} {value}" for key, value in {**head.at, **row.at}.items())
-    return f"{row.label}: {had} for {head.task}/{head.column.metric}{where}."
+    where = "".join(f", {key} {names.value(value)}" for key, value in row.at.items())
+    return f'{row.label}: {had} for "{head.text}"{where}.'
 
 
 def _ordered(
@@ -175,7 +179,7 @@ def _study_rows(
         splits = axis_values(done, table.columns[0].metric, table.split) or [None]
     rows = []
     for value in splits:
-        named = "" if value is None else f"{table.split_label} {value}".strip()
+        named = "" if value is None else f"{table.split_label} {names.value(value)}".strip()
         at = {} if value is None else {table.split: value}
         for variant in variants:
             label = variant.get("label") or variant["name"]
@@ -219,9 +223,9 @@ def _about(cells: list[list[Cell]]) -> list[str]:
     """What was scored, in the evaluators' own words (a protocol, the name of a haystack)."""
     sources = {s.anchor: s for line in cells for cell in line for s in cell.sources}.values()
     words = {
-        f"{source.task}: {key}: {value if isinstance(value, str) else json.dumps(value)}."
+        f"{names.task(source.task)}: {key}: {said if isinstance(said, str) else json.dumps(said)}."
         for source in sources
-        for key, value in source.about.items()
+        for key, said in source.about.items()
     }
     return sorted(words)
 

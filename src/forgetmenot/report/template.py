@@ -169,12 +169,13 @@ PAGE = """
 {% endif %}</td><td>{{ line.p }}</td><td>{{ line.size }}</td></tr>
 {% endfor %}
 </table></div>
-<details><summary>Source and runs</summary><p class="notes">{{ claim_source(v.claim) }}</p>
-<ul class="notes">{% for part in v.parts if part.sources %}<li>{{ part.better }}
-{%- if part.worse != part.better %}, {{ part.worse }}{% endif %}:
+<details><summary>Source and runs</summary><p class="notes">{{ claim_source(v.claim, known) }}</p>
+<ul class="notes">{% for part in v.parts if part.sources %}<li>{{ known.variant(part.better) }}
+{%- if part.worse != part.better %}, {{ known.variant(part.worse) }}{% endif %}:
 {% for source in part.sources %}
-<a href="#{{ source.anchor }}">{{ source.variant }}/{{ source.task }}/seed{{ source.seed }}</a>
-{%- if not loop.last %}, {% endif %}{% endfor %}</li>{% endfor %}</ul></details>
+<a href="#{{ source.anchor }}">{{ known.variant(source.variant) }}, {{ task_name(source.task) }},
+seed {{ source.seed }}</a>
+{%- if not loop.last %}; {% endif %}{% endfor %}</li>{% endfor %}</ul></details>
 </section>
 {% else %}<p>This scale tests no claim.</p>{% endfor %}
 {% if verdicts %}<p class="notes">{{ claim_method }}</p>{% endif %}
@@ -227,6 +228,7 @@ Software and machines: {{ environment | join("; ") }}.</p>
 <h2 id="runs">Runs and manifests</h2>
 {% for run in runs %}
 <div class="run" id="{{ run.anchor }}"><strong>{{ run.name }}</strong>
+({{ run.study }}; folder <code>{{ run.folder }}</code>)
 <ul>{% for seed in run.seeds %}
 <li>seed {{ seed.seed }}: <a href="{{ seed.manifest }}">manifest</a>, {{ seed.seconds }} s,
 finished {{ seed.finished }}, {{ seed.device }}, commit {{ seed.commit }}, code {{ seed.code }}</li>

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from forgetmenot import files
+from forgetmenot.report import names
 from forgetmenot.report.claims import METHOD, Part, Verdict
-from forgetmenot.report.spec import Claim
+from forgetmenot.report.names import Names
+from forgetmenot.report.spec import Claim, listed
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,13 @@ def name(claim: Claim) -> str:
     return claim.number or claim.id
 
 
-def lines(verdict: Verdict, labels: Mapping[str, str]) -> list[Line]:
-    """A claim's comparisons as text, with variants by their `labels`."""
-    return [_line(verdict.claim, part, labels) for part in verdict.parts]
+def lines(verdict: Verdict, known: Names) -> list[Line]:
+    """A claim's comparisons as text, with variants as they are `known`."""
+    return [_line(verdict.claim, part, known) for part in verdict.parts]
 
 
-def _line(claim: Claim, part: Part, labels: Mapping[str, str]) -> Line:
-    better, worse = (labels.get(variant, variant) for variant in (part.better, part.worse))
+def _line(claim: Claim, part: Part, known: Names) -> Line:
+    better, worse = (known.variant(variant) for variant in (part.better, part.worse))
     if part.better == part.worse:
         other = claim.worse_metric or ""
         sides = f"{better}, {_at(claim.metric, claim.at)}; against {_at(other, claim.worse_at)}"
@@ -58,10 +60,11 @@ def _line(claim: Claim, part: Part, labels: Mapping[str, str]) -> Line:
 
 
 def _at(metric: str, at: Mapping[str, Any]) -> str:
-    return ", ".join(filter(None, [metric, *(f"{key}: {value}" for key, value in at.items())]))
+    axes = (f"{key}: {names.value(value)}" for key, value in at.items())
+    return ", ".join(filter(None, [names.metric(metric), *axes]))
 
 
-def markdown(verdicts: Sequence[Verdict], labels: Mapping[str, str]) -> str:
+def markdown(verdicts: Sequence[Verdict], known: Names) -> str:
     """The claims as a Markdown table, one line a comparison, with the method and sources below."""
     rows = ["## Claims", ""]
     if not verdicts:
@@ -72,7 +75,7 @@ def markdown(verdicts: Sequence[Verdict], labels: Mapping[str, str]) -> str:
     ]
     notes = []
     for v in verdicts:
-        for number, line in enumerate(lines(v, labels)):
+        for number, line in enumerate(lines(v, known)):
             several = len(v.parts) > 1
             claim = f"{name(v.claim)}: {v.claim.text}" if number == 0 else ""
             own = f"{line.sides}: {line.verdict}" if several else line.sides
@@ -81,14 +84,16 @@ def markdown(verdicts: Sequence[Verdict], labels: Mapping[str, str]) -> str:
             rows.append(f"| {claim} | {shown} | {own} | {effect} | {line.p} | {line.size} |")
             if line.reason:
                 notes.append(f"- {name(v.claim)}, {line.sides}: {line.reason}.")
-        notes.append(f"- {name(v.claim)}: {source(v.claim)}")
+        notes.append(f"- {name(v.claim)}: {source(v.claim, known)}")
     return "\n".join([*rows, "", METHOD, "", *notes]) + "\n"
 
 
-def source(claim: Claim) -> str:
+def source(claim: Claim, known: Names) -> str:
     """Where the statement is made, where it was tested, and what a reader must know."""
     margin = f", margin {claim.margin:g}" if claim.margin else ""
-    tested = f"Tested on {claim.study}/{claim.task}, {claim.metric}{margin}."
+    task = names.task(listed(claim.task)[0])
+    metric = names.metric(claim.metric)
+    tested = f'Tested on {task} in the study "{known.study(claim.study)}": {metric}{margin}.'
     return " ".join(filter(None, [claim.source, tested, claim.note]))
 
 
@@ -115,7 +120,7 @@ def as_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     ]
 
 
-def write(verdicts: Sequence[Verdict], labels: Mapping[str, str], folder: Path) -> None:
+def write(verdicts: Sequence[Verdict], known: Names, folder: Path) -> None:
     """Write claims.md and claims.json into `folder`."""
-    files.write_text(folder / "claims.md", markdown(verdicts, labels))
+    files.write_text(folder / "claims.md", markdown(verdicts, known))
     files.write_json(folder / "claims.json", as_json(verdicts))

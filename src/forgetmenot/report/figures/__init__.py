@@ -16,12 +16,17 @@ from forgetmenot.report.figures import (
     prosg_memory,
 )
 from forgetmenot.report.figures.style import Drawn
+from forgetmenot.report.names import Names
 from forgetmenot.report.results import Results
 from forgetmenot.report.tables import Grid
 
 
 def draw_all(
-    studies: Mapping[str, Any], grids: Sequence[Grid], results: Results, folder: Path
+    studies: Mapping[str, Any],
+    grids: Sequence[Grid],
+    results: Results,
+    known: Names,
+    folder: Path,
 ) -> list[Drawn]:
     """Draw every figure that the results allow, write it to `folder` as PNG and SVG, return all."""
     styles = variant_styles(studies)
@@ -29,11 +34,12 @@ def draw_all(
     found += [frontier.draw(grid, styles) for grid in grids]
     for study, config in studies.items():
         found.append(learning_curves.draw(study, config, results, styles))
-        found += [kept_count.draw(study, variant, results) for variant in config["variants"]]
-        found += [niah_heat_map.draw(study, config, task, results) for task in config["tasks"]]
-        found += [prosg_memory.draw(study, config, task, results) for task in config["tasks"]]
+        found += [kept_count.draw(study, variant, results, known) for variant in config["variants"]]
+        for task in config["tasks"]:
+            found.append(niah_heat_map.draw(study, config, task, results, known))
+            found.append(prosg_memory.draw(study, config, task, results, known))
     drawn = [figure for figure in found if figure is not None]
-    drawn += _kept_maps(results)
+    drawn += _kept_maps(results, known)
     for figure in drawn:
         files.write_bytes(folder / f"{figure.name}.png", figure.png)
         files.write_bytes(folder / f"{figure.name}.svg", figure.svg)
@@ -46,8 +52,8 @@ def variant_styles(studies: Mapping[str, Any]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-def _kept_maps(results: Results) -> list[Drawn]:
+def _kept_maps(results: Results, known: Names) -> list[Drawn]:
     """The maps of the first seed of each variant that has them."""
     firsts = [group[0] for group in results.found.values()]
-    drawn = [draw(result) for draw in (kept_map.draw, niah_audit.draw) for result in firsts]
+    drawn = [draw(result, known) for draw in (kept_map.draw, niah_audit.draw) for result in firsts]
     return [figure for figure in drawn if figure is not None]

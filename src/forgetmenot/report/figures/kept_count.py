@@ -11,13 +11,16 @@ from matplotlib.figure import Figure
 
 from forgetmenot.report.figures import style
 from forgetmenot.report.lines import read_lines
+from forgetmenot.report.names import Names
 from forgetmenot.report.results import TRAIN, Result, Results
 
 TITLES = {"lambda": "sparsity weight λ", "bias": "bias of the scores"}
 HEIGHT = 1.9  # inches of a layer's row of panels
 
 
-def draw(study: str, variant: Mapping[str, Any], results: Results) -> style.Drawn | None:
+def draw(
+    study: str, variant: Mapping[str, Any], results: Results, known: Names
+) -> style.Drawn | None:
     """Kept count and lever of every layer and head of one variant (its first seed).
 
     One row a layer: kept tokens with the band that the controller aims at on the left, on the right
@@ -52,7 +55,8 @@ def draw(study: str, variant: Mapping[str, Any], results: Results) -> style.Draw
         for axes in rows[-1]:
             axes.set_xlabel("training step")
         style.legend(figure)
-        title = f"Kept tokens during training: {variant.get('label')} ({study})"
+        of = f"{known.variant(variant['name'])} ({known.study(study)})"
+        title = f"Kept tokens during training: {of}"
         caption = (
             f"Seed {group[0].seed}. Thin lines: heads; thick: their mean. Left: tokens that a head "
             "scores to be kept, as the controller counts them (moving average); shaded: the band "

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from forgetmenot.report.figures import style
+from forgetmenot.report.names import Names
 from forgetmenot.report.results import Result
 
 SHOWN = 128  # tokens: what still reads on a phone
@@ -14,7 +15,7 @@ COLUMNS = 48  # characters in a line of text
 LINE = 1.9  # height of a line of text with its marks, in text heights
 
 
-def draw(result: Result) -> style.Drawn | None:
+def draw(result: Result, known: Names) -> style.Drawn | None:
     """One panel a layer: the text, a bar of marks under each token (a mark a head, left to right).
 
     Reads kept.json ({"tokens", "layers": [{"layer", "heads": [[bool]]}], "window", "sink",
@@ -31,7 +32,7 @@ def draw(result: Result) -> style.Drawn | None:
         figure, panels = style.panels(len(kept["layers"]), 0.5 + 0.27 * rows)
         for axes, layer in zip(panels, kept["layers"], strict=True):
             _panel(axes, tokens, places, layer)
-        title = f"Kept tokens: {result.variant} ({result.study})"
+        title = f"Kept tokens: {known.variant(result.variant)} ({known.study(result.study)})"
         caption = (
             f"The first {len(tokens)} of {len(kept['tokens'])} tokens of one sample, seed "
             f"{result.seed}. Under each token one mark a head, left to right: filled is scored to "

@@ -7,14 +7,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from forgetmenot.report import names
 from forgetmenot.report.figures import style
+from forgetmenot.report.names import Names
 from forgetmenot.report.results import Result
 
 HEIGHT = 1.3  # inches of a row of panels, and a little more for each layer
 LAYER = 0.1
 
 
-def draw(result: Result) -> style.Drawn | None:
+def draw(result: Result, known: Names) -> style.Drawn | None:
     """Rows are needle tasks, columns right and wrong answers; a panel is layer by head.
 
     Reads audit.json of the evaluator `niah_audit`, at the longest context; None if the folder has
@@ -38,7 +40,7 @@ def draw(result: Result) -> style.Drawn | None:
                 group = shown.get((task, answer))
                 mesh = _panel(axes, group["layers"] if group else {}, layers) or mesh
                 count = group["n"] if group else 0
-                axes.set_title(f"{task}, {answer} ({count})", fontsize=9, loc="left")
+                axes.set_title(f"{names.value(task)}, {answer} ({count})", fontsize=9, loc="left")
             row[0].set_ylabel("layer", fontsize=9)
         for axes in panels[-1]:
             axes.set_xlabel("head", fontsize=9)
@@ -49,7 +51,8 @@ def draw(result: Result) -> style.Drawn | None:
             f"{longest} tokens, seed {result.seed}; in brackets: samples with a right or wrong "
             "answer. Needles in a window or among the sinks are left out. Grey: no sample."
         )
-        title = f"Needles kept by layer and head: {result.variant} ({result.study})"
+        of = f"{known.variant(result.variant)} ({known.study(result.study)})"
+        title = f"Needles kept by layer and head: {of}"
         name = f"niah_audit_{result.study}_{result.variant}_seed{result.seed}"
         return style.finish(figure, name, title, caption)
 

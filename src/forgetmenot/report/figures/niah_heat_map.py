@@ -7,7 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from forgetmenot.report import names
 from forgetmenot.report.figures import style
+from forgetmenot.report.names import Names
 from forgetmenot.report.results import Results
 
 METRIC = "accuracy_at_depth"
@@ -15,7 +17,9 @@ HEIGHT = 1.5  # inches of a row of panels
 Cells = dict[tuple[int, int], list[float]]  # (depth, length): accuracies of the seeds
 
 
-def draw(study: str, config: Mapping[str, Any], task: str, results: Results) -> style.Drawn | None:
+def draw(
+    study: str, config: Mapping[str, Any], task: str, results: Results, known: Names
+) -> style.Drawn | None:
     """Share of needles found, a mean over seeds; None if no variant has depths for `task`.
 
     Rows are variants, columns needle tasks. Depths are bins of ten per cent, named by their lower
@@ -38,7 +42,7 @@ def draw(study: str, config: Mapping[str, Any], task: str, results: Results) -> 
                 mesh = _panel(axes, cells.get(kind, {}), maps)
             row[0].set_ylabel(f"{label}\ndepth (%)", fontsize=9)
         for axes, kind in zip(panels[0], kinds, strict=True):
-            axes.set_title(kind, fontsize=9, loc="left")
+            axes.set_title(names.value(kind), fontsize=9, loc="left")
         for axes in panels[-1]:
             axes.set_xlabel("context (tokens)", fontsize=9)
         bar = figure.colorbar(mesh, ax=panels.ravel().tolist(), shrink=0.6, pad=0.02)
@@ -49,7 +53,7 @@ def draw(study: str, config: Mapping[str, Any], task: str, results: Results) -> 
             "Share of needles found by length of the context and depth of the needle, from the "
             f"beginning (0) to the end (100); bins of ten per cent, {seeds}. Grey: no sample."
         )
-        title = f"Needles found by length and depth ({study}, {task})"
+        title = f"Needles found by length and depth ({known.study(study)}: {names.task(task)})"
         return style.finish(figure, f"niah_heat_map_{study}_{task}", title, caption)
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from forgetmenot.report.estimate import estimate, gather
 from forgetmenot.report.figures import style
+from forgetmenot.report.names import Names
 from forgetmenot.report.results import Results, axis_values
 from forgetmenot.report.stats import Estimate
 
@@ -17,7 +18,9 @@ HEIGHT = 2.6  # inches of a row of panels
 Point = tuple[float, Estimate]
 
 
-def draw(study: str, config: Mapping[str, Any], task: str, results: Results) -> style.Drawn | None:
+def draw(
+    study: str, config: Mapping[str, Any], task: str, results: Results, known: Names
+) -> style.Drawn | None:
     """Accuracy on facts over floats a session; None unless a model was tuned on its prompts.
 
     One panel for each such model, its rivals at test time as points, the other models in grey; at
@@ -50,7 +53,7 @@ def draw(study: str, config: Mapping[str, Any], task: str, results: Results) -> 
             "Grey: the other models as they are. Up and to the left is better. Bars: 95 % "
             "intervals. Memory is counted, not measured: what it may hold, not what it does."
         )
-        title = f"Rivals at test time by the memory they take ({study})"
+        title = f"Rivals at test time by the memory they take ({known.study(study)})"
         return style.finish(figure, f"prosg_memory_{study}_{task}", title, caption)
 
 
