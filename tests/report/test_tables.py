@@ -305,3 +305,16 @@ def test_intervals_end_where_the_metric_does(write_results: Any) -> None:
     assert (cell.estimate.low, cell.estimate.high) == (0, 1)
     with pytest.raises(ValueError, match=r"bounds: found \[0\]"):
         Column(**column, bounds=[0])
+
+
+def test_a_cut_interval_is_said_and_an_uncut_one_is_not(write_results: Any) -> None:
+    spec = write_results({"gdn": 0.5})
+    for seed, value in enumerate((0.2, 0.95)):
+        path = Path(spec["results"][f"recall/gdn/seed{seed}/recall"]) / "results.json"
+        entry = {"metric": "capture", "at": {}, "value": value, "stderr": 0.01, "n": 50}
+        path.write_text(json.dumps({"task": "recall", "metrics": [entry]}))
+    column = {"metric": "capture", "header": "capture (%)", "bounds": [0, 1]}
+    note = 'Intervals are cut where the values of the metric end: "capture (%)".'
+    assert note in grid_of(spec, columns=[column]).notes
+    wide = grid_of(spec, columns=[column | {"bounds": [-9, 9]}]).notes
+    assert not any("Intervals are cut" in line for line in wide)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 CONTEXT = "context"  # axis of a model's cost: tokens before the counted one
+DISTANCES, SHARES = "distances", "shares"  # bounds that depend on the results
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,15 @@ class Column:
     pool: bool = False  # the mean over all axis values that agree with `where`
     format: str = ".3f"  # Python format of the number
     factor: float = 1.0  # numbers are multiplied by this before formatting (100: per cent)
-    bounds: list[float | None] | None = None  # least and greatest value that it can have: intervals
-    # ^ end there; null = no such value
+    bounds: list[float | None] | Literal["distances", "shares"] | None = None
+    # ^ least and greatest value that it can have (null = no such value): intervals end there.
+    # ^ "distances": 0 and the longest distance that was asked. "shares": a share of the capture
+    # ^ above chance, so what accuracies of 0 and 1 would give (report/bounds.py)
     better: Literal["higher", "lower", "none"] = "none"  # which end is best, for the mark
     optional: bool = False  # not every model has it: an empty cell is then no missing result
 
     def __post_init__(self) -> None:
-        if self.bounds is not None and len(self.bounds) != 2:
+        if isinstance(self.bounds, list) and len(self.bounds) != 2:
             raise ValueError(f"bounds: found {self.bounds}; allowed: two numbers or null, or null")
 
 

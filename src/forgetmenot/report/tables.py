@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from forgetmenot.report import names
+from forgetmenot.report import bounds, names
 from forgetmenot.report.estimate import MARKS, Evidence, estimate, gather, marks
 from forgetmenot.report.published import Anchor
 from forgetmenot.report.results import TRAIN, Result, Results, axis_values, skipped, text
@@ -27,6 +27,7 @@ class Cell:
     mark: str = ""
     text: str = ""
     evidence: Evidence | None = None
+    cut: bool = False  # whether the interval ends where the metric's values do
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,10 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
             reason = skipped(sources, at)
             shown = text(sources, head.column.metric, at) or ("skipped" if reason else "")
             evidence = gather(sources, head.column.metric, at, head.column.pool)
-            number = _bounded(estimate(evidence), head.column) if evidence else None
+            free = estimate(evidence) if evidence else None
+            seeds = evidence.values if evidence else {}
+            own = [source for source in sources if source.seed in seeds]
+            number = bounds.cut(free, head.column, own, at) if free else None
             planned = len(studies[row.study]["seeds"])
             whole = shown or (number is not None and number.seeds >= planned)
             if reason:
@@ -94,7 +98,7 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
                 title = studies[row.study].get("title") or row.study
                 missing.append(_lack(row, head, number, planned, sources, title))
             used = sources if shown or number else []
-            line.append(Cell(number, used, text=shown, evidence=evidence))
+            line.append(Cell(number, used, "", shown, evidence, number != free))
         cells.append(line)
     rows, cells = _ordered(table, rows, heads, cells)
     for group in dict.fromkeys(row.group for row in rows):
@@ -105,7 +109,7 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
         what = "is the one of this table" if table.study else f"has {names.task(table.task)}"
         missing.append(f"No study of this scale {what}: an empty table.")
     lacks = _shorten(list(dict.fromkeys(missing)))
-    notes = [*table.notes, *_about(cells), *lacks, *_method(cells)]
+    notes = [*table.notes, *_about(cells), *lacks, *_method(heads, cells)]
     return Grid(table, rows, heads, cells, notes)
 
 
@@ -207,18 +211,6 @@ def _heads(column: Column, task: str, rows: list[Row], results: Results) -> list
     ]
 
 
-def _bounded(estimate: Estimate, column: Column) -> Estimate:
-    """The estimate with its interval cut where the metric's own values end."""
-    low, high = column.bounds or (None, None)
-    if estimate.low is None or estimate.high is None:
-        return estimate
-    return replace(
-        estimate,
-        low=estimate.low if low is None else max(low, estimate.low),
-        high=estimate.high if high is None else min(high, estimate.high),
-    )
-
-
 def _about(cells: list[list[Cell]]) -> list[str]:
     """What was scored, in the evaluators' own words (a protocol, the name of a haystack)."""
     sources = {s.anchor: s for line in cells for cell in line for s in cell.sources}.values()
@@ -244,7 +236,15 @@ def _shorten(notes: list[str], limit: int = 12) -> list[str]:
     return [*notes[:limit], f"{left} more numbers are missing."]
 
 
-def _method(cells: list[list[Cell]]) -> list[str]:
+def _cut(heads: list[Head], cells: list[list[Cell]]) -> list[str]:
+    """Which columns have an interval that ends where the metric's values do."""
+    columns = zip(heads, zip(*cells, strict=True), strict=True)
+    ends = [head.column.header for head, column in columns if any(c.cut for c in column)]
+    shown = ", ".join(f'"{header}"' for header in dict.fromkeys(ends))
+    return [f"Intervals are cut where the values of the metric end: {shown}."] if ends else []
+
+
+def _method(heads: list[Head], cells: list[list[Cell]]) -> list[str]:
     known = [cell.estimate for line in cells for cell in line if cell.estimate]
     known = [estimate for estimate in known if estimate.method != "none"]
     shown = sorted({estimate.method for estimate in known})
@@ -254,6 +254,7 @@ def _method(cells: list[list[Cell]]) -> list[str]:
         notes.append(
             f"In brackets: 95 % interval ({'; '.join(shown)}); seeds: {', '.join(map(str, seeds))}."
         )
+        notes += _cut(heads, cells)
         if seeds[0] == 1:
             notes.append(
                 "With one seed the interval covers the choice of test samples only, "
