@@ -17,7 +17,8 @@ COMPUTED = ("parameters", "state_bytes", "flops_per_token")  # exact: from the c
 METHOD = (
     "A claim is a set of comparisons, one for each pair of models that it names. Effect: the "
     "difference that the claim favours, with a 95 % interval from a bootstrap that draws seeds and "
-    "sample ids, the same for both sides. Verdict of a comparison: two-sided bootstrap p-value "
+    "sample ids, the same for both sides, and the difference in each seed where there are several. "
+    "Verdict of a comparison: two-sided bootstrap p-value "
     "against the margin, Holm-adjusted over all comparisons of a paper, at 5 %; intervals are not "
     "adjusted. A claim is supported if all its comparisons are, contradicted if one is, not run if "
     "none could be measured, else undecided. Where a metric is no mean over samples, a normal test "

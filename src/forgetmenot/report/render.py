@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from forgetmenot import files
-from forgetmenot.report import html, latex
+from forgetmenot.report import html, latex, seeds
 from forgetmenot.report.published import Anchor
 from forgetmenot.report.tables import Cell, Grid, Head, Row, number
 
@@ -43,11 +43,11 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def csv_text(grid: Grid) -> str:
-    """One line for each number that exists, unrounded, with the manifests it comes from."""
+    """One line for each number that exists, unrounded, with its seeds' values and manifests."""
     names = ["study", "variant", "label", "task", "metric", "at", "value", "low", "high", "n"]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*names, "seeds", "interval", "mark", "manifests"])
+    writer.writerow([*names, "seeds", "interval", "mark", "by_seed", "manifests"])
     for row, cells in zip(grid.rows, grid.cells, strict=True):
         for head, cell in zip(grid.heads, cells, strict=True):
             if not cell.sources:
@@ -61,7 +61,7 @@ def csv_text(grid: Grid) -> str:
                 if e
                 else [cell.text, None, None, None, len(cell.sources), "none"]
             )
-            writer.writerow([*place, *numbers, cell.mark, manifests])
+            writer.writerow([*place, *numbers, cell.mark, seeds.exact(cell), manifests])
     return buffer.getvalue()
 
 

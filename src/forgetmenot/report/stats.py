@@ -116,7 +116,10 @@ def mean_of_values(values: Sequence[float], stderrs: Sequence[float | None], n: 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean difference of two sides, its interval, and a two-sided p-value against `null`."""
+    """Mean difference of two sides, its interval, and a two-sided p-value against `null`.
+
+    `by_seed` has the difference in each seed, in the order of the seeds given.
+    """
 
     effect: float
     low: float
@@ -124,6 +127,7 @@ class Comparison:
     p: float
     samples: int
     seeds: int
+    by_seed: list[float]
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ def paired(
     p-value is twice the smaller share of bootstrap contrasts on either side of `null`. Raises
     ValueError if the two sides of a place have no sample in common.
     """
-    half = len(sides) // 2
+    half, seeds = len(sides) // 2, len(sides[0])
     kept: list[list[Scores]] = [[] for _ in sides]
     ids: set[str] = set()
     for place in range(half):
@@ -192,7 +196,10 @@ def paired(
             kept[n] = [{i: scores[i] for i in common} for scores in sides[n]]
     draws = contrast.value(np.array(_draw_means(kept, np.random.default_rng(0))))
     effect = float(contrast.value(np.array([_mean(side) for side in kept])))
-    return _compare(effect, draws, null, len(ids), len(sides[0]))
+    single = np.array([[_mean([scores]) for scores in side] for side in kept])
+    low, high = _interval(draws)
+    p = _p_value(draws, null)
+    return Comparison(effect, low, high, p, len(ids), seeds, _by_seed(contrast, single))
 
 
 def unpaired(
@@ -220,14 +227,21 @@ def unpaired(
     distance = abs(effect - null)
     p = math.erfc(distance / error / math.sqrt(2)) if error else float(distance == 0)
     half = NORMAL_QUANTILE * error
-    return Comparison(effect, effect - half, effect + half, p, samples, seeds)
+    each = _by_seed(contrast, value_KS)
+    return Comparison(effect, effect - half, effect + half, p, samples, seeds, each)
 
 
-def _compare(effect: float, draws: np.ndarray, null: float, samples: int, seeds: int) -> Comparison:
+def _by_seed(contrast: Contrast, means_KS: np.ndarray) -> list[float]:
+    """The contrast in each seed; nothing where one seed's share would be of nothing."""
+    try:
+        return [float(value) for value in contrast.value(means_KS)]
+    except ValueError:
+        return []
+
+
+def _p_value(draws: np.ndarray, null: float) -> float:
     tail = min(int((draws <= null).sum()), int((draws >= null).sum()))
-    p = min(1.0, 2 * (tail + 1) / (len(draws) + 1))
-    low, high = _interval(draws)
-    return Comparison(effect, low, high, p, samples, seeds)
+    return min(1.0, 2 * (tail + 1) / (len(draws) + 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

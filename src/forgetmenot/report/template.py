@@ -99,6 +99,27 @@ not comparable with ours): {{ anchor.paper }}. {{ anchor.title }}. Source: {{ an
 {% if shown[1] %}<span class="interval">{{ shown[1] }}</span>{% endif %}
 {% endmacro %}
 
+{% macro single_seeds(grid) %}
+{% set shown = seeds.columns(grid) %}
+{% if shown %}
+<details class="seeds"><summary>Single seeds</summary>
+<div class="frame"><table>
+<tr><th>model</th><th>seed</th>
+{% for index in shown %}<th>{{ grid.heads[index].text }}</th>{% endfor %}</tr>
+{% for row in grid.rows %}{% set cells = grid.cells[loop.index0] %}
+{% if row.group and loop.changed(row.group) %}
+<tr class="group"><td colspan="{{ shown | length + 2 }}"><span>{{ row.group }}</span></td></tr>
+{% endif %}
+{% for seed in seeds.numbers(cells) %}
+<tr><td>{{ row.label }}</td><td>{{ seed }}</td>
+{% for index in shown %}<td>{{ seeds.shown(cells[index], grid.heads[index], seed) }}</td>
+{% endfor %}</tr>
+{% endfor %}
+{% endfor %}
+</table></div></details>
+{% endif %}
+{% endmacro %}
+
 {% macro table(grid, base) %}
 <p>{{ grid.table.caption }}</p>
 <div class="frame"><table>
@@ -112,6 +133,7 @@ not comparable with ours): {{ anchor.paper }}. {{ anchor.title }}. Source: {{ an
 {% endfor %}</tr>
 {% endfor %}
 </table></div>
+{{ single_seeds(grid) }}
 {{ notes(grid.notes) }}
 {{ published(grid.anchors) }}
 {% endmacro %}
@@ -165,8 +187,10 @@ PAGE = """
 <tr><td class="text">{{ line.sides }}
 {% if lines | length > 1 %}<br>{{ chip(line.verdict) }}{% endif %}
 {% if line.reason %}<br>{{ line.reason }}{% endif %}</td>
-<td>{{ line.effect }}{% if line.interval %}<span class="interval">{{ line.interval }}</span>
-{% endif %}</td><td>{{ line.p }}</td><td>{{ line.size }}</td></tr>
+<td>{{ line.effect }}
+{% for text in (line.interval, line.by_seed) if text %}
+<span class="interval">{{ text }}</span>{% endfor %}</td>
+<td>{{ line.p }}</td><td>{{ line.size }}</td></tr>
 {% endfor %}
 </table></div>
 <details><summary>Source and runs</summary><p class="notes">{{ claim_source(v.claim, known) }}</p>

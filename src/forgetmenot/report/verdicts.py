@@ -20,6 +20,7 @@ class Line:
     verdict: str
     effect: str
     interval: str
+    by_seed: str
     p: str
     size: str
     reason: str
@@ -48,15 +49,16 @@ def _line(claim: Claim, part: Part, known: Names) -> Line:
         sides += f", trend over {claim.trend}"
     c = part.comparison
     if c is None:
-        return Line(sides, part.verdict, "-", "", "-", "-", part.reason)
+        return Line(sides, part.verdict, "-", "", "", "-", "-", part.reason)
     p = "-" if part.p_adjusted is None else f"{part.p_adjusted:.2g}"
     shown = [
         # + 0.0: no minus before a zero
         f"{round(100 * x, 1) + 0.0:+.1f} %" if claim.relative else f"{x:+.3g}"
-        for x in (c.effect, c.low, c.high)
+        for x in (c.effect, c.low, c.high, *c.by_seed)
     ]
     interval, size = f"[{shown[1]}, {shown[2]}]", f"{c.samples} x {c.seeds}"
-    return Line(sides, part.verdict, shown[0], interval, p, size, part.reason)
+    by_seed = f"seeds: {', '.join(shown[3:])}" if len(c.by_seed) > 1 else ""
+    return Line(sides, part.verdict, shown[0], interval, by_seed, p, size, part.reason)
 
 
 def _at(metric: str, at: Mapping[str, Any]) -> str:
