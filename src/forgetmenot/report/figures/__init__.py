@@ -14,6 +14,7 @@ from forgetmenot.report.figures import (
     niah_audit,
     niah_heat_map,
     prosg_memory,
+    source_curves,
 )
 from forgetmenot.report.figures.style import Drawn
 from forgetmenot.report.names import Names
@@ -34,6 +35,7 @@ def draw_all(
     found += [frontier.draw(grid, styles) for grid in grids]
     for study, config in studies.items():
         found.append(learning_curves.draw(study, config, results, styles))
+        found.append(source_curves.draw(study, config, results, styles, known))
         found += [kept_count.draw(study, variant, results, known) for variant in config["variants"]]
         for task in config["tasks"]:
             found.append(niah_heat_map.draw(study, config, task, results, known))
