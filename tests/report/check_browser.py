@@ -172,6 +172,22 @@ def test_the_page_is_whole_quiet_and_alone(browser: Browser, page: Path, width: 
     assert missing == []
     # The page itself never scrolls sideways: wide tables do so inside their frames.
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    # While a frame scrolls, the models' names stay at its left edge.
+    lost_names = (
+        "[...document.querySelectorAll('.frame')].filter(f => f.scrollWidth > f.clientWidth)"
+        ".flatMap(f => { f.scrollLeft = 60; const left = f.getBoundingClientRect().left;"
+        "const rows = 'tbody tr:not(.group):not(.reason) > td:first-child';"
+        "const names = [...f.querySelectorAll(rows)]"
+        ".filter(c => Math.abs(c.getBoundingClientRect().left - left) > 2);"
+        "f.scrollLeft = 0; return names.map(c => c.innerText) })"
+    )
+    assert browser.evaluate(lost_names) == []
+    if width == 1280:  # our own tables fit; so may others' and the graph, but need not
+        wide = (
+            "[...document.querySelectorAll('h3[id^=table-] ~ .frame')]"
+            ".filter(f => f.scrollWidth > f.clientWidth).map(f => f.innerText.slice(0, 80))"
+        )
+        assert browser.evaluate(wide) == []
     small = (
         "[...document.querySelectorAll('p, li, td, figcaption')]"
         ".filter(e => parseFloat(getComputedStyle(e).fontSize) < 12).length"

@@ -35,7 +35,7 @@ def test_the_page_has_each_seeds_value_as_the_evaluator_wrote_it(
     spec = write_results({"gdn": 0.3, "gdn_attn": 0.9, "gdn_lte": 0.6})
     build(spec, {}, tmp_path / "report")
     text = (tmp_path / "report" / "index.html").read_text()
-    rows = {(row[0], row[1]): row[2:] for row in details(text)[1:]}
+    rows = {(row[0], row[1]): row[2:] for row in details(text)[2:]}
     assert set(rows) == {(label, s) for label in ("GDN", "GDN+Attn", "laLTE") for s in "01"}
     for variant, label in (("gdn", "GDN"), ("gdn_lte", "laLTE")):
         for seed in (0, 1):

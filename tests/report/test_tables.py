@@ -318,3 +318,14 @@ def test_a_cut_interval_is_said_and_an_uncut_one_is_not(write_results: Any) -> N
     assert note in grid_of(spec, columns=[column]).notes
     wide = grid_of(spec, columns=[column | {"bounds": [-9, 9]}]).notes
     assert not any("Intervals are cut" in line for line in wide)
+
+
+def test_an_optional_column_that_nobody_has_is_left_out_and_named(write_results: Any) -> None:
+    spec = write_results({"gdn": 0.3})
+    accuracy = {"metric": "accuracy", "header": "right", "where": {"pairs": 4}, "optional": True}
+    lacking = {"metric": "size", "header": "size (MiB) @", "axis": "context", "optional": True}
+    grid = grid_of(spec, columns=[accuracy, lacking])
+    assert [head.text for head in grid.heads] == ["right"]
+    assert 'Columns left out, as no model here has them: "size (MiB)".' in grid.notes
+    needed = grid_of(spec, columns=[accuracy, lacking | {"optional": False}])
+    assert [head.text for head in needed.heads] == ["right", "size (MiB) @"]

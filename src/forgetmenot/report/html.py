@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-from forgetmenot.report import seeds, template
+from forgetmenot.report import layout, seeds, template
 from forgetmenot.report.tables import Grid, number
 
 
@@ -21,7 +21,8 @@ def environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"number": number, "seeds": seeds, "style": template.STYLE}
+    made.globals |= {"number": number, "parts": layout.parts, "seeds": seeds}
+    made.globals |= {"style": template.STYLE}
     return made
 
 

@@ -100,6 +100,8 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
             used = sources if shown or number else []
             line.append(Cell(number, used, "", shown, evidence, number != free))
         cells.append(line)
+    heads, cells, lacking = _with_numbers(heads, cells)
+    missing += lacking
     rows, cells = _ordered(table, rows, heads, cells)
     for group in dict.fromkeys(row.group for row in rows):
         lines = [line for row, line in zip(rows, cells, strict=True) if row.group == group]
@@ -135,6 +137,21 @@ def _lack(
     had = "no number" if number is None else f"{number.seeds} of {planned} seeds"
     where = "".join(f", {key} {names.value(value)}" for key, value in row.at.items())
     return f'{row.label}: {had} for "{head.text}"{where}.'
+
+
+def _with_numbers(
+    heads: list[Head], cells: list[list[Cell]]
+) -> tuple[list[Head], list[list[Cell]], list[str]]:
+    """Heads and cells without the optional columns in which no row has anything; a note of them."""
+    kept = [
+        index
+        for index, head in enumerate(heads)
+        if not (cells and head.column.optional) or any(line[index].sources for line in cells)
+    ]
+    lost = [head.text for index, head in enumerate(heads) if index not in kept]
+    named = ", ".join(f'"{text.rstrip(" :@")}"' for text in lost)
+    notes = [f"Columns left out, as no model here has them: {named}."] if lost else []
+    return [heads[n] for n in kept], [[line[n] for n in kept] for line in cells], notes
 
 
 def _ordered(

@@ -8,25 +8,29 @@ STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 html { scroll-padding-top: 1rem; }
-body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: #fff; color: #1c1c1c;
+body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: #fff; color: #1c1c1c;
   font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.25; }
 h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid #d5d5d5; }
 h3 { font-size: 1.05rem; margin: 2rem 0 .3rem; }
-p, li, dd { overflow-wrap: anywhere; }
+p, li, dd { overflow-wrap: anywhere; max-width: 60rem; }
 a { color: #005a9c; }
 td a { color: inherit; text-decoration: underline dotted #8a8a8a; text-underline-offset: 3px; }
 nav ul { padding-left: 1.2rem; columns: 2 18rem; }
 nav li { padding: .15rem 0; }
-.frame { overflow-x: auto; border: 1px solid #d5d5d5; border-radius: 6px; }
+.frame { overflow-x: auto; margin: 0 0 .8rem; border: 1px solid #d5d5d5; border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { padding: .4rem .6rem; text-align: right; white-space: nowrap; vertical-align: top; }
-th { background: #f4f5f7; font-weight: 600; }
+th { background: #f4f5f7; font-weight: 600; white-space: normal; vertical-align: bottom;
+  min-width: 4.5rem; }
+th.over { text-align: center; border-bottom: 1px solid #d5d5d5; }
 tr + tr td { border-top: 1px solid #ececec; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff;
-  white-space: normal; min-width: 7rem; max-width: 12rem; }
-th:first-child { background: #f4f5f7; }
-td:first-child.text { min-width: 10rem; max-width: none; }
+tr:first-child > th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
+  background: #fff; white-space: normal; min-width: 7rem; max-width: 12rem; }
+tr:first-child > th:first-child { background: #f4f5f7; }
+td:first-child.text { min-width: 8rem; max-width: none; }
+tr.reason td:first-child { max-width: none; padding-top: 0; border-top: 0; }
+tr.reason div { position: sticky; left: .6rem; max-width: min(56rem, calc(100vw - 5rem)); }
 td br + .verdict { font-size: .8rem; }
 td .second { text-decoration: underline; text-decoration-thickness: 2px; }
 .interval { display: block; color: #555; font-size: .8rem; }
@@ -55,7 +59,12 @@ tr.group span { position: sticky; left: .6rem; }
 .dag path { fill: none; stroke: #9aa4b2; stroke-opacity: .55; }
 .dag rect { fill: #f4f5f7; stroke: #8a94a3; } .dag a rect { fill: #e8f1f8; }
 .dag .head { font-weight: 600; }
-@media (max-width: 40rem) { .claim { padding: .5rem; } h1 { font-size: 1.35rem; } }
+@media (max-width: 40rem) {
+  .claim { padding: .5rem; } h1 { font-size: 1.35rem; }
+  th, td { padding: .35rem .4rem; }
+  tr:first-child > th:first-child, td:first-child { min-width: 5.5rem; max-width: 8rem; }
+  th.over { text-align: left; } th.over span { position: sticky; left: 8rem; }
+}
 """
 
 PARTS = """
@@ -99,40 +108,57 @@ not comparable with ours): {{ anchor.paper }}. {{ anchor.title }}. Source: {{ an
 {% if shown[1] %}<span class="interval">{{ shown[1] }}</span>{% endif %}
 {% endmacro %}
 
+{% macro headings(part, lead) %}
+{% set deep = part | selectattr("values") | list %}
+<thead><tr>{% for name in lead %}<th{% if deep %} rowspan="2"{% endif %}>{{ name }}</th>{% endfor %}
+{% for heading in part %}
+{% if heading.values %}<th class="over" colspan="{{ heading.values | length }}">
+{%- else %}<th{% if deep %} rowspan="2"{% endif %}>{% endif %}
+<span>{{ heading.text }}</span></th>
+{% endfor %}</tr>
+{% if deep %}<tr>{% for heading in deep %}{% for value in heading.values %}<th>{{ value }}</th>
+{%- endfor %}{% endfor %}</tr>{% endif %}
+</thead>
+{% endmacro %}
+
+{% macro group(row, width) %}
+<tr class="group"><td colspan="{{ width }}"><span>{{ row.group }}</span></td></tr>
+{% endmacro %}
+
 {% macro single_seeds(grid) %}
 {% set shown = seeds.columns(grid) %}
 {% if shown %}
 <details class="seeds"><summary>Single seeds</summary>
+{% for part in parts(grid, shown) %}{% set indices = part | sum("columns", []) %}
 <div class="frame"><table>
-<tr><th>model</th><th>seed</th>
-{% for index in shown %}<th>{{ grid.heads[index].text }}</th>{% endfor %}</tr>
+{{ headings(part, ["model", "seed"]) }}
 {% for row in grid.rows %}{% set cells = grid.cells[loop.index0] %}
-{% if row.group and loop.changed(row.group) %}
-<tr class="group"><td colspan="{{ shown | length + 2 }}"><span>{{ row.group }}</span></td></tr>
-{% endif %}
+{% if row.group and loop.changed(row.group) %}{{ group(row, indices | length + 2) }}{% endif %}
 {% for seed in seeds.numbers(cells) %}
 <tr><td>{{ row.label }}</td><td>{{ seed }}</td>
-{% for index in shown %}<td>{{ seeds.shown(cells[index], grid.heads[index], seed) }}</td>
+{% for index in indices %}<td>{{ seeds.shown(cells[index], grid.heads[index], seed) }}</td>
 {% endfor %}</tr>
 {% endfor %}
 {% endfor %}
-</table></div></details>
+</table></div>
+{% endfor %}
+</details>
 {% endif %}
 {% endmacro %}
 
 {% macro table(grid, base) %}
 <p>{{ grid.table.caption }}</p>
+{% for part in parts(grid) %}{% set indices = part | sum("columns", []) %}
 <div class="frame"><table>
-<tr><th>model</th>{% for head in grid.heads %}<th>{{ head.text }}</th>{% endfor %}</tr>
+{{ headings(part, ["model"]) }}
 {% for row in grid.rows %}{% set cells = grid.cells[loop.index0] %}
-{% if row.group and loop.changed(row.group) %}
-<tr class="group"><td colspan="{{ grid.heads | length + 1 }}"><span>{{ row.group }}</span></td></tr>
-{% endif %}
+{% if row.group and loop.changed(row.group) %}{{ group(row, indices | length + 1) }}{% endif %}
 <tr><td>{{ row.label }}</td>
-{% for item in cells %}<td>{{ cell(item, grid.heads[loop.index0], base) }}</td>
+{% for index in indices %}<td>{{ cell(cells[index], grid.heads[index], base) }}</td>
 {% endfor %}</tr>
 {% endfor %}
 </table></div>
+{% endfor %}
 {{ single_seeds(grid) }}
 {{ notes(grid.notes) }}
 {{ published(grid.anchors) }}
@@ -185,12 +211,13 @@ PAGE = """
 <tr><th>comparison</th><th>effect</th><th>p (Holm)</th><th>samples x seeds</th></tr>
 {% for line in lines %}
 <tr><td class="text">{{ line.sides }}
-{% if lines | length > 1 %}<br>{{ chip(line.verdict) }}{% endif %}
-{% if line.reason %}<br>{{ line.reason }}{% endif %}</td>
+{% if lines | length > 1 %}<br>{{ chip(line.verdict) }}{% endif %}</td>
 <td>{{ line.effect }}
 {% for text in (line.interval, line.by_seed) if text %}
 <span class="interval">{{ text }}</span>{% endfor %}</td>
 <td>{{ line.p }}</td><td>{{ line.size }}</td></tr>
+{% if line.reason %}<tr class="reason"><td colspan="4"><div>{{ line.reason }}</div></td></tr>
+{% endif %}
 {% endfor %}
 </table></div>
 <details><summary>Source and runs</summary><p class="notes">{{ claim_source(v.claim, known) }}</p>
