@@ -329,3 +329,12 @@ def test_an_optional_column_that_nobody_has_is_left_out_and_named(write_results:
     assert 'Columns left out, as no model here has them: "size (MiB)".' in grid.notes
     needed = grid_of(spec, columns=[accuracy, lacking | {"optional": False}])
     assert [head.text for head in needed.heads] == ["right", "size (MiB) @"]
+
+
+def test_a_table_of_scored_models_alone_has_no_empty_rows(write_results: Any) -> None:
+    spec = write_results({"gdn": 0.3, "gdn_attn": 0.9})
+    every, scored = grid_of(spec), grid_of(spec, only_scored=True)
+    assert [row.label for row in every.rows] == ["GDN", "GDN+Attn", "laLTE"]
+    assert [row.label for row in scored.rows] == ["GDN", "GDN+Attn"]
+    assert any("laLTE: no result" in note for note in every.notes)
+    assert not any("laLTE: no result" in note for note in scored.notes)

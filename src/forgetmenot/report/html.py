@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-from forgetmenot.report import layout, seeds, template
+from forgetmenot.report import glossary, layout, seeds, template
 from forgetmenot.report.tables import Grid, number
 
 
@@ -22,7 +22,7 @@ def environment() -> Any:
         lstrip_blocks=True,
     )
     made.globals |= {"number": number, "parts": layout.parts, "seeds": seeds}
-    made.globals |= {"style": template.STYLE}
+    made.globals |= {"style": template.STYLE, "term_of": glossary.of}
     return made
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from forgetmenot.report import claims, dag, html, names, verdicts
+from forgetmenot.report import claims, dag, glossary, html, names, verdicts
 from forgetmenot.report.claims import Verdict
 from forgetmenot.report.figures.style import Drawn
 from forgetmenot.report.names import Names
@@ -31,31 +31,29 @@ def render(
     `root` is the folder that the paths in the manifests start from.
     """
     known = names.of(spec)
-    text: str = (
-        html.environment()
-        .get_template("page")
-        .render(
-            spec=spec,
-            papers=papers,
-            grids=grids,
-            figures=figures,
-            verdicts=[(v, verdicts.lines(v, known)) for v in judged],
-            claim_name=verdicts.name,
-            claim_source=verdicts.source,
-            known=known,
-            task_name=names.task,
-            claim_method=claims.METHOD,
-            data_uri=data_uri,
-            dag=dag.svg(spec["studies"], results, root),
-            training=[
-                _training(name, study, results, known) for name, study in spec["studies"].items()
-            ],
-            environment=_environment(results),
-            limits=_limits(spec, papers),
-            missing=results.missing,
-            runs=_runs(results, out, known),
-        )
-    )
+    values = {
+        "spec": spec,
+        "papers": papers,
+        "grids": grids,
+        "figures": figures,
+        "verdicts": [(v, verdicts.lines(v, known)) for v in judged],
+        "claim_name": verdicts.name,
+        "claim_source": verdicts.source,
+        "known": known,
+        "task_name": names.task,
+        "claim_method": claims.METHOD,
+        "data_uri": data_uri,
+        "dag": dag.svg(spec["studies"], results, root),
+        "training": [_training(n, study, results, known) for n, study in spec["studies"].items()],
+        "environment": _environment(results),
+        "limits": _limits(spec, papers),
+        "missing": results.missing,
+        "runs": _runs(results, out, known),
+    }
+    template = html.environment().get_template("page")
+    # Rendered once to see which terms it uses, and again with these explained.
+    terms = glossary.occurring(template.render(**values, terms=[]))
+    text: str = template.render(**values, terms=terms)
     return text
 
 
@@ -110,7 +108,7 @@ def _plain(value: Any) -> str:
         return ", ".join(f"{key} {_plain(v)}" for key, v in value.items() if v is not None)
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
-    return str(value)
+    return names.value(value)
 
 
 def _environment(results: Results) -> list[str]:

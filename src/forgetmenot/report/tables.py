@@ -77,9 +77,9 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
         for column in table.columns
         for head in _heads(column, column.task or table.task, rows, results)
     ]
-    missing, cells = [], []
+    missing, cells, shown_rows = [], [], []
     for row in rows:
-        line = []
+        line, lacks = [], []
         for head in heads:
             sources = results.get(row.study, row.variant, head.task)
             at = {**head.at, **row.at}
@@ -93,16 +93,20 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
             planned = len(studies[row.study]["seeds"])
             whole = shown or (number is not None and number.seeds >= planned)
             if reason:
-                missing.append(f"{head.text or names.task(head.task)}: skipped: {reason}.")
+                lacks.append(f"{head.text or names.task(head.task)}: skipped: {reason}.")
             elif not whole and not head.column.optional:
                 title = studies[row.study].get("title") or row.study
-                missing.append(_lack(row, head, number, planned, sources, title))
+                lacks.append(_lack(row, head, number, planned, sources, title))
             used = sources if shown or number else []
             line.append(Cell(number, used, "", shown, evidence, number != free))
+        if table.only_scored and not any(cell.sources for cell in line):
+            continue
+        missing += lacks
         cells.append(line)
+        shown_rows.append(row)
     heads, cells, lacking = _with_numbers(heads, cells)
     missing += lacking
-    rows, cells = _ordered(table, rows, heads, cells)
+    rows, cells = _ordered(table, shown_rows, heads, cells)
     for group in dict.fromkeys(row.group for row in rows):
         lines = [line for row, line in zip(rows, cells, strict=True) if row.group == group]
         for index, head in enumerate(heads):
@@ -110,8 +114,12 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
     if not rows:
         what = "is the one of this table" if table.study else f"has {names.task(table.task)}"
         missing.append(f"No study of this scale {what}: an empty table.")
-    lacks = _shorten(list(dict.fromkeys(missing)))
-    notes = [*table.notes, *_about(cells), *lacks, *_method(heads, cells)]
+    notes = [
+        *table.notes,
+        *_about(cells),
+        *_shorten(list(dict.fromkeys(missing))),
+        *_method(heads, cells),
+    ]
     return Grid(table, rows, heads, cells, notes)
 
 

@@ -18,11 +18,16 @@ a { color: #005a9c; }
 td a { color: inherit; text-decoration: underline dotted #8a8a8a; text-underline-offset: 3px; }
 nav ul { padding-left: 1.2rem; columns: 2 18rem; }
 nav li { padding: .15rem 0; }
-.frame { overflow-x: auto; margin: 0 0 .8rem; border: 1px solid #d5d5d5; border-radius: 6px; }
+.frame { overflow-x: auto; width: fit-content; max-width: 100%; margin: 0 0 .8rem;
+  border: 1px solid #d5d5d5; border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { padding: .4rem .6rem; text-align: right; white-space: nowrap; vertical-align: top; }
 th { background: #f4f5f7; font-weight: 600; white-space: normal; vertical-align: bottom;
   min-width: 4.5rem; }
+th a { color: inherit; text-decoration: underline dotted #8a8a8a; text-underline-offset: 3px; }
+tr.group a { text-decoration-color: #8a8a8a; }
+dt { font-weight: 600; margin-top: .5rem; } dt:target { background: #fff6d6; }
+dd { margin-left: 1.2rem; }
 th.over { text-align: center; border-bottom: 1px solid #d5d5d5; }
 tr + tr td { border-top: 1px solid #ececec; }
 tr:first-child > th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
@@ -62,8 +67,12 @@ tr.group span { position: sticky; left: .6rem; }
 @media (max-width: 40rem) {
   .claim { padding: .5rem; } h1 { font-size: 1.35rem; }
   th, td { padding: .35rem .4rem; }
-  tr:first-child > th:first-child, td:first-child { min-width: 5.5rem; max-width: 8rem; }
-  th.over { text-align: left; } th.over span { position: sticky; left: 8rem; }
+  tr:first-child > th:first-child, td:first-child { min-width: 6.4rem; max-width: 8rem; }
+  th a { color: inherit; text-decoration: underline dotted #8a8a8a; text-underline-offset: 3px; }
+tr.group a { text-decoration-color: #8a8a8a; }
+dt { font-weight: 600; margin-top: .5rem; } dt:target { background: #fff6d6; }
+dd { margin-left: 1.2rem; }
+th.over { text-align: left; } th.over span { position: sticky; left: 8rem; }
 }
 """
 
@@ -83,13 +92,13 @@ PARTS = """
 <ul class="notes">{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>
 {% endmacro %}
 
-{% macro published(anchors) %}
+{% macro published(anchors, base) %}
 {% for anchor in anchors %}
 <div class="others"><p><strong>Published by others</strong> (their models, data and sizes;
 not comparable with ours): {{ anchor.paper }}. {{ anchor.title }}. Source: {{ anchor.source }}.
 {{ anchor.conditions }}</p>
 <div class="frame"><table>
-<tr>{% for name in anchor.header %}<th>{{ name }}</th>{% endfor %}</tr>
+<tr>{% for name in anchor.header %}<th>{{ termed(name, base) }}</th>{% endfor %}</tr>
 {% for row in anchor.rows %}
 <tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
@@ -108,32 +117,40 @@ not comparable with ours): {{ anchor.paper }}. {{ anchor.title }}. Source: {{ an
 {% if shown[1] %}<span class="interval">{{ shown[1] }}</span>{% endif %}
 {% endmacro %}
 
-{% macro headings(part, lead) %}
+{% macro termed(text, base) %}
+{% set term = term_of(text) %}
+{% if term %}<a href="{{ base }}#{{ term.anchor }}" title="{{ term.text }}">{{ text }}</a>
+{%- else %}{{ text }}{% endif %}
+{% endmacro %}
+
+{% macro headings(part, lead, base) %}
 {% set deep = part | selectattr("values") | list %}
-<thead><tr>{% for name in lead %}<th{% if deep %} rowspan="2"{% endif %}>{{ name }}</th>{% endfor %}
+<thead><tr>{% for name in lead %}<th{% if deep %} rowspan="2"{% endif %}>
+{{- termed(name, base) }}</th>{% endfor %}
 {% for heading in part %}
 {% if heading.values %}<th class="over" colspan="{{ heading.values | length }}">
 {%- else %}<th{% if deep %} rowspan="2"{% endif %}>{% endif %}
-<span>{{ heading.text }}</span></th>
+<span>{{ termed(heading.text, base) }}</span></th>
 {% endfor %}</tr>
 {% if deep %}<tr>{% for heading in deep %}{% for value in heading.values %}<th>{{ value }}</th>
 {%- endfor %}{% endfor %}</tr>{% endif %}
 </thead>
 {% endmacro %}
 
-{% macro group(row, width) %}
-<tr class="group"><td colspan="{{ width }}"><span>{{ row.group }}</span></td></tr>
+{% macro group(row, width, base) %}
+<tr class="group"><td colspan="{{ width }}"><span>{{ termed(row.group, base) }}</span></td></tr>
 {% endmacro %}
 
-{% macro single_seeds(grid) %}
+{% macro single_seeds(grid, base) %}
 {% set shown = seeds.columns(grid) %}
 {% if shown %}
 <details class="seeds"><summary>Single seeds</summary>
 {% for part in parts(grid, shown) %}{% set indices = part | sum("columns", []) %}
 <div class="frame"><table>
-{{ headings(part, ["model", "seed"]) }}
+{{ headings(part, ["model", "seed"], base) }}
 {% for row in grid.rows %}{% set cells = grid.cells[loop.index0] %}
-{% if row.group and loop.changed(row.group) %}{{ group(row, indices | length + 2) }}{% endif %}
+{% if row.group and loop.changed(row.group) %}
+{{ group(row, indices | length + 2, base) }}{% endif %}
 {% for seed in seeds.numbers(cells) %}
 <tr><td>{{ row.label }}</td><td>{{ seed }}</td>
 {% for index in indices %}<td>{{ seeds.shown(cells[index], grid.heads[index], seed) }}</td>
@@ -150,18 +167,19 @@ not comparable with ours): {{ anchor.paper }}. {{ anchor.title }}. Source: {{ an
 <p>{{ grid.table.caption }}</p>
 {% for part in parts(grid) %}{% set indices = part | sum("columns", []) %}
 <div class="frame"><table>
-{{ headings(part, ["model"]) }}
+{{ headings(part, ["model"], base) }}
 {% for row in grid.rows %}{% set cells = grid.cells[loop.index0] %}
-{% if row.group and loop.changed(row.group) %}{{ group(row, indices | length + 1) }}{% endif %}
+{% if row.group and loop.changed(row.group) %}
+{{ group(row, indices | length + 1, base) }}{% endif %}
 <tr><td>{{ row.label }}</td>
 {% for index in indices %}<td>{{ cell(cells[index], grid.heads[index], base) }}</td>
 {% endfor %}</tr>
 {% endfor %}
 </table></div>
 {% endfor %}
-{{ single_seeds(grid) }}
+{{ single_seeds(grid, base) }}
 {{ notes(grid.notes) }}
-{{ published(grid.anchors) }}
+{{ published(grid.anchors, base) }}
 {% endmacro %}
 """
 
@@ -182,7 +200,7 @@ PAGE = """
 <h1>Forgetting in language models with a fixed-size memory: scale <em>{{ spec.scale }}</em></h1>
 <p class="lead">{{ spec.description }}</p>
 <p>Every number links to the runs it comes from, and those to their manifests. Intervals are 95 %.
-</p>
+Headings of columns lead to the <a href="#glossary">glossary</a>.</p>
 
 <nav><h2>Contents</h2><ul>
 <li><a href="#claims">Claims</a></li>
@@ -191,6 +209,7 @@ PAGE = """
 <li><a href="#figures">Figures</a></li>
 <li><a href="#training">What was trained on what</a></li>
 <li><a href="#limits">What these results do not show</a></li>
+<li><a href="#glossary">Glossary</a></li>
 <li><a href="#papers">What the papers say</a></li>
 <li><a href="#dag">Graph of the jobs</a></li>
 <li><a href="#runs">Runs and manifests</a></li>
@@ -208,7 +227,8 @@ PAGE = """
 <p><strong>{{ claim_name(v.claim) }}</strong>
 {{ chip(v.verdict) }} {{ v.claim.text }}</p>
 <div class="frame"><table>
-<tr><th>comparison</th><th>effect</th><th>p (Holm)</th><th>samples x seeds</th></tr>
+<tr>{% for name in ("comparison", "effect", "p (Holm)", "samples x seeds") %}
+<th>{{ parts.termed(name, "") }}</th>{% endfor %}</tr>
 {% for line in lines %}
 <tr><td class="text">{{ line.sides }}
 {% if lines | length > 1 %}<br>{{ chip(line.verdict) }}{% endif %}</td>
@@ -263,6 +283,11 @@ Software and machines: {{ environment | join("; ") }}.</p>
 <ul>{% for line in limits %}<li>{{ line }}</li>{% endfor %}</ul>
 {% if missing %}<h3>Missing results</h3>
 <ul>{% for line in missing %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
+
+<h2 id="glossary">Glossary</h2>
+<dl>{% for term in terms %}
+<dt id="{{ term.anchor }}">{{ term.name }}</dt><dd>{{ term.text }}</dd>
+{% endfor %}</dl>
 
 <h2 id="papers">What the papers say</h2>
 {% for name in spec.papers if name in papers %}{% set paper = papers[name] %}
