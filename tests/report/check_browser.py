@@ -170,6 +170,7 @@ def test_the_page_is_whole_quiet_and_alone(browser: Browser, page: Path, width: 
     assert files
     missing = [url for url in files if not Path(url.removeprefix("file://")).exists()]
     assert missing == []
+    browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     # The page itself never scrolls sideways: wide tables do so inside their frames.
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     # While a frame scrolls, the models' names stay at its left edge.

@@ -338,3 +338,7 @@ def test_a_table_of_scored_models_alone_has_no_empty_rows(write_results: Any) ->
     assert [row.label for row in scored.rows] == ["GDN", "GDN+Attn"]
     assert any("laLTE: no result" in note for note in every.notes)
     assert not any("laLTE: no result" in note for note in scored.notes)
+    path = Path(spec["results"]["recall/gdn/seed0/recall"])
+    for seed in (0, 1):
+        (path.parents[1] / f"seed{seed}" / "recall" / "results.json").unlink()
+    assert [row.label for row in grid_of(spec, only_scored=True).rows] == ["GDN", "GDN+Attn"]

@@ -56,7 +56,7 @@ class Table:
     study: str = ""  # study whose variants are the rows; empty: all with its paper and task
     task: str = ""  # default task of the columns; `train` means the training run itself
     rows: list[str] | None = None  # variants to show, in order; null: the study's own list
-    only_scored: bool = False  # rows without any number are left out: not every model can have one
+    only_scored: bool = False  # rows of which no number was asked are left out
     order: str = ""  # metric that orders the rows of a group, upwards; empty: the study's order
     split: str = ""  # axis of `at` that gives each of its values rows of its own
     split_label: str = ""  # text before the value of `split` in a row's name

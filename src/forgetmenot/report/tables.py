@@ -77,36 +77,17 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
         for column in table.columns
         for head in _heads(column, column.task or table.task, rows, results)
     ]
-    missing, cells, shown_rows = [], [], []
+    missing, cells, kept = [], [], []
     for row in rows:
-        line, lacks = [], []
-        for head in heads:
-            sources = results.get(row.study, row.variant, head.task)
-            at = {**head.at, **row.at}
-            reason = skipped(sources, at)
-            shown = text(sources, head.column.metric, at) or ("skipped" if reason else "")
-            evidence = gather(sources, head.column.metric, at, head.column.pool)
-            free = estimate(evidence) if evidence else None
-            seeds = evidence.values if evidence else {}
-            own = [source for source in sources if source.seed in seeds]
-            number = bounds.cut(free, head.column, own, at) if free else None
-            planned = len(studies[row.study]["seeds"])
-            whole = shown or (number is not None and number.seeds >= planned)
-            if reason:
-                lacks.append(f"{head.text or names.task(head.task)}: skipped: {reason}.")
-            elif not whole and not head.column.optional:
-                title = studies[row.study].get("title") or row.study
-                lacks.append(_lack(row, head, number, planned, sources, title))
-            used = sources if shown or number else []
-            line.append(Cell(number, used, "", shown, evidence, number != free))
-        if table.only_scored and not any(cell.sources for cell in line):
+        line = [_cell(row, head, studies[row.study], results) for head in heads]
+        if table.only_scored and not _expected(row, [cell for cell, _ in line], results):
             continue
-        missing += lacks
-        cells.append(line)
-        shown_rows.append(row)
+        kept.append(row)
+        cells.append([cell for cell, _ in line])
+        missing += [lack for _, lack in line if lack]
     heads, cells, lacking = _with_numbers(heads, cells)
     missing += lacking
-    rows, cells = _ordered(table, shown_rows, heads, cells)
+    rows, cells = _ordered(table, kept, heads, cells)
     for group in dict.fromkeys(row.group for row in rows):
         lines = [line for row, line in zip(rows, cells, strict=True) if row.group == group]
         for index, head in enumerate(heads):
@@ -133,6 +114,36 @@ def number(cell: Cell, head: Head) -> tuple[str, str]:
         return value, ""
     low, high = (format(end * factor, form) for end in (cell.estimate.low, cell.estimate.high))
     return value, "" if low == value == high else f"[{low}, {high}]"
+
+
+def _cell(row: Row, head: Head, study: Mapping[str, Any], results: Results) -> tuple[Cell, str]:
+    """The cell of a row and column, and what it lacks; empty if nothing."""
+    sources = results.get(row.study, row.variant, head.task)
+    at = {**head.at, **row.at}
+    reason = skipped(sources, at)
+    shown = text(sources, head.column.metric, at) or ("skipped" if reason else "")
+    evidence = gather(sources, head.column.metric, at, head.column.pool)
+    free = estimate(evidence) if evidence else None
+    seeds = evidence.values if evidence else {}
+    own = [source for source in sources if source.seed in seeds]
+    number = bounds.cut(free, head.column, own, at) if free else None
+    planned = len(study["seeds"])
+    whole = shown or (number is not None and number.seeds >= planned)
+    lack = ""
+    if reason:
+        lack = f"{head.text or names.task(head.task)}: skipped: {reason}."
+    elif not whole and not head.column.optional:
+        lack = _lack(row, head, number, planned, sources, study.get("title") or row.study)
+    used = sources if shown or number else []
+    return Cell(number, used, "", shown, evidence, number != free), lack
+
+
+def _expected(row: Row, cells: list[Cell], results: Results) -> bool:
+    """Whether a row has a number or one that was asked for is missing."""
+    folder = f"{row.study}/{row.variant}/"
+    return any(cell.sources for cell in cells) or any(
+        line.startswith(folder) for line in results.missing
+    )
 
 
 def _lack(
