@@ -72,3 +72,9 @@ def test_no_file_name_stands_in_the_pages_sentences(
     assert re.findall(r"\b(?:gdn\w*|niah\w*)\b", text) == []
     claims = (tmp_path / "reports" / "smoke" / "claims.md").read_text()
     assert re.findall(r"\b(?:gdn\w*|niah\w*)\b", claims) == []
+
+
+def test_a_study_that_is_not_here_is_not_called_by_its_files_name() -> None:
+    known = names.Names(studies={"recall": "Recall"})
+    assert known.where("recall") == ' in the study "Recall"'
+    assert known.where("prompts") == " (its study is not part of this report)"

@@ -342,3 +342,15 @@ def test_a_table_of_scored_models_alone_has_no_empty_rows(write_results: Any) ->
     for seed in (0, 1):
         (path.parents[1] / f"seed{seed}" / "recall" / "results.json").unlink()
     assert [row.label for row in grid_of(spec, only_scored=True).rows] == ["GDN", "GDN+Attn"]
+
+
+def test_a_variant_that_was_asked_for_one_seed_lacks_none_and_is_named(write_results: Any) -> None:
+    spec = write_results({"gdn": 0.3, "gdn_attn": 0.9, "gdn_lte": 0.6})
+    del spec["results"]["recall/gdn/seed1/recall"]
+    lacking = 'GDN: 1 of 2 seeds for "pairs: 4".'
+    assert lacking in grid_of(spec).notes
+    for asked in ({"variant_seeds": {"gdn": [0]}}, {"task_overrides": {"recall": {"seeds": [0]}}}):
+        study = {**spec["studies"]["recall"], **asked}
+        notes = grid_of({**spec, "studies": {"recall": study}}).notes
+        assert lacking not in notes
+        assert any("seeds: 2, in places 1 (GDN)." in note for note in notes)

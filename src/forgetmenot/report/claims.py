@@ -100,8 +100,8 @@ def _measure(claim: Claim, better: str, worse: str, results: Results, known: Nam
     for variant, group in zip((better, worse), groups, strict=True):
         if not group:
             part.reason = (
-                f"{known.variant(variant)} has no result of {names.task(task)} in the study "
-                f'"{known.study(claim.study)}"'
+                f"{known.variant(variant)} has no result of {names.task(task)}"
+                f"{known.where(claim.study)}"
             )
     seeds = {r.seed for r in groups[0]} & {r.seed for r in groups[1]}
     left, right = ([result for result in group if result.seed in seeds] for group in groups)

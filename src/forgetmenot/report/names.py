@@ -65,6 +65,12 @@ class Names:
         """A study's title."""
         return self.studies.get(name, name)
 
+    def where(self, study: str) -> str:
+        """In which study, as the end of a sentence; a study that is not here has no title."""
+        if study in self.studies:
+            return f' in the study "{self.study(study)}"'
+        return " (its study is not part of this report)"
+
 
 def of(spec: Mapping[str, Any]) -> Names:
     """The names of all that the report's request `spec` has or, in its claims, only mentions."""

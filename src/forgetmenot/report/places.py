@@ -69,7 +69,7 @@ def _place(
         raise ValueError(
             f"no {axis} beyond the largest window ({max(windows)} tokens)"
             if windows
-            else f'no model of the study "{known.study(claim.study)}" has a window'
+            else f"no model has a window{known.where(claim.study)}"
         )
     enough = [place for place in measured if place >= max(filled, default=0)]
     if value == FIRST_FULL and len(enough) > 1:

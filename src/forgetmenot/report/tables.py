@@ -93,13 +93,12 @@ def build(table: Table, studies: Mapping[str, Any], results: Results) -> Grid:
         for index, head in enumerate(heads):
             _mark([line[index] for line in lines], head.column.better)
     if not rows:
-        what = "is the one of this table" if table.study else f"has {names.task(table.task)}"
-        missing.append(f"No study of this scale {what}: an empty table.")
+        missing.append("This report has no study of that kind: an empty table.")
     notes = [
         *table.notes,
         *_about(cells),
         *_shorten(list(dict.fromkeys(missing))),
-        *_method(heads, cells),
+        *_method(rows, heads, cells),
     ]
     return Grid(table, rows, heads, cells, notes)
 
@@ -127,7 +126,7 @@ def _cell(row: Row, head: Head, study: Mapping[str, Any], results: Results) -> t
     seeds = evidence.values if evidence else {}
     own = [source for source in sources if source.seed in seeds]
     number = bounds.cut(free, head.column, own, at) if free else None
-    planned = len(study["seeds"])
+    planned = len(_seeds(study, row.variant, head.task))
     whole = shown or (number is not None and number.seeds >= planned)
     lack = ""
     if reason:
@@ -136,6 +135,13 @@ def _cell(row: Row, head: Head, study: Mapping[str, Any], results: Results) -> t
         lack = _lack(row, head, number, planned, sources, study.get("title") or row.study)
     used = sources if shown or number else []
     return Cell(number, used, "", shown, evidence, number != free), lack
+
+
+def _seeds(study: Mapping[str, Any], variant: str, task: str) -> list[int]:
+    """The seeds that were asked of a variant and task: not all need all of the study's."""
+    own = (study.get("variant_seeds") or {}).get(variant, study["seeds"])
+    of_task = ((study.get("task_overrides") or {}).get(task) or {}).get("seeds")
+    return [seed for seed in own if of_task is None or seed in of_task]
 
 
 def _expected(row: Row, cells: list[Cell], results: Results) -> bool:
@@ -272,6 +278,18 @@ def _shorten(notes: list[str], limit: int = 12) -> list[str]:
     return [*notes[:limit], f"{left} more numbers are missing."]
 
 
+def _counts(rows: list[Row], cells: list[list[Cell]]) -> str:
+    """How many seeds the means are of, with the rows that have fewer than others."""
+    found: dict[int, dict[str, None]] = {}
+    for row, line in zip(rows, cells, strict=True):
+        for cell in line:
+            if cell.estimate and cell.estimate.method != "none":
+                found.setdefault(cell.estimate.seeds, {})[row.label] = None
+    most = max(found)
+    fewer = [f"{n} ({'; '.join(labels)})" for n, labels in sorted(found.items()) if n < most]
+    return f"seeds: {most}" + "".join(f", in places {text}" for text in fewer)
+
+
 def _cut(heads: list[Head], cells: list[list[Cell]]) -> list[str]:
     """Which columns have an interval that ends where the metric's values do."""
     columns = zip(heads, zip(*cells, strict=True), strict=True)
@@ -280,16 +298,14 @@ def _cut(heads: list[Head], cells: list[list[Cell]]) -> list[str]:
     return [f"Intervals are cut where the values of the metric end: {shown}."] if ends else []
 
 
-def _method(heads: list[Head], cells: list[list[Cell]]) -> list[str]:
+def _method(rows: list[Row], heads: list[Head], cells: list[list[Cell]]) -> list[str]:
     known = [cell.estimate for line in cells for cell in line if cell.estimate]
     known = [estimate for estimate in known if estimate.method != "none"]
     shown = sorted({estimate.method for estimate in known})
     notes = []
     if shown:
         seeds = sorted({estimate.seeds for estimate in known})
-        notes.append(
-            f"In brackets: 95 % interval ({'; '.join(shown)}); seeds: {', '.join(map(str, seeds))}."
-        )
+        notes.append(f"In brackets: 95 % interval ({'; '.join(shown)}); {_counts(rows, cells)}.")
         notes += _cut(heads, cells)
         if seeds[0] == 1:
             notes.append(

@@ -165,7 +165,7 @@ not comparable with ours): {{ anchor.paper }}. {{ anchor.title }}. Source: {{ an
 
 {% macro table(grid, base) %}
 <p>{{ grid.table.caption }}</p>
-{% for part in parts(grid) %}{% set indices = part | sum("columns", []) %}
+{% for part in parts(grid) if grid.rows %}{% set indices = part | sum("columns", []) %}
 <div class="frame"><table>
 {{ headings(part, ["model"], base) }}
 {% for row in grid.rows %}{% set cells = grid.cells[loop.index0] %}

@@ -95,7 +95,7 @@ def source(claim: Claim, known: Names) -> str:
     margin = f", margin {claim.margin:g}" if claim.margin else ""
     task = names.task(listed(claim.task)[0])
     metric = names.metric(claim.metric)
-    tested = f'Tested on {task} in the study "{known.study(claim.study)}": {metric}{margin}.'
+    tested = f"Tested on {task}{known.where(claim.study)}: {metric}{margin}."
     return " ".join(filter(None, [claim.source, tested, claim.note]))
 
 
