@@ -5,6 +5,8 @@ import torch
 import triton
 import triton.language as tl
 
+from forgetmenot_kernels.launching import KernelLaunch
+
 TILE = 4096  # numbers a program handles of q and of k
 
 
@@ -73,32 +75,37 @@ def _unit_length_gradient_kernel(
     _normalise_gradient(k_unit_ptr, k_inverse_ptr, dk_unit_ptr, dk_ptr, rows, K, R, BK)
 
 
+def _tiles(x: torch.Tensor) -> tuple[int, int, int]:
+    """Rows of x [B, T, H, K], rows of a program, and width of its tile."""
+    width = triton.next_power_of_2(x.shape[-1])
+    return x.numel() // x.shape[-1], TILE // width, width
+
+
 def unit_length(
     q: torch.Tensor, k: torch.Tensor, q_row: int, k_row: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Q and k [B, T, H, K] as x / sqrt(|x|^2 + 1e-6), and 1 / sqrt(|x|^2 + 1e-6) of both."""
+) -> tuple[KernelLaunch, tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """The launch that fills what follows it here: q and k [B, T, H, K] as x / sqrt(|x|^2 + 1e-6),
+    and 1 / sqrt(|x|^2 + 1e-6) of both.
+    """
     *lead, heads, key_dim = q.shape
-    units = [torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(2)]
-    inverses = [torch.empty(*lead, heads, device=q.device) for _ in range(2)]
-    width = triton.next_power_of_2(key_dim)
-    rows, height = q.numel() // key_dim, TILE // width
-    _unit_length_kernel[(triton.cdiv(rows, height),)](
-        q, k, *units, *inverses, rows, q_row, k_row, heads, key_dim, height, width
-    )
-    return units[0], units[1], inverses[0], inverses[1]
+    q_unit, k_unit = (torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(2))
+    q_inverse, k_inverse = (torch.empty(*lead, heads, device=q.device) for _ in range(2))
+    results = (q_unit, k_unit, q_inverse, k_inverse)
+    rows, height, width = _tiles(q)
+    sizes = (rows, q_row, k_row, heads, key_dim, height, width)
+    grid = (triton.cdiv(rows, height),)
+    return KernelLaunch(_unit_length_kernel, grid, (q, k, *results, *sizes), {}), results
 
 
 def unit_length_gradient(
     units: tuple[torch.Tensor, torch.Tensor],
-    inverses: tuple[torch.Tensor, torch.Tensor],
+    inverses: tuple[torch.Tensor, ...],
     gradients: tuple[torch.Tensor, torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of q and k from those of their unit-length forms."""
-    key_dim = units[0].shape[-1]
+) -> tuple[KernelLaunch, tuple[torch.Tensor, torch.Tensor]]:
+    """The launch that fills the gradients of q and k from those of their unit-length forms."""
     dq, dk = (torch.empty_like(x) for x in units)
-    width = triton.next_power_of_2(key_dim)
-    rows, height = dq.numel() // key_dim, TILE // width
-    _unit_length_gradient_kernel[(triton.cdiv(rows, height),)](
-        *units, *inverses, *gradients, dq, dk, rows, key_dim, height, width
-    )
-    return dq, dk
+    rows, height, width = _tiles(dq)
+    sizes = (rows, dq.shape[-1], height, width)
+    arguments = (*units, *inverses, *gradients, dq, dk, *sizes)
+    grid = (triton.cdiv(rows, height),)
+    return KernelLaunch(_unit_length_gradient_kernel, grid, arguments, {}), (dq, dk)

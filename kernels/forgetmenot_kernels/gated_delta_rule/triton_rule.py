@@ -1,5 +1,6 @@
 """The gated delta rule through Triton: buffers, launches and the autograd function."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from forgetmenot_kernels.gated_delta_rule.triton_gradients import (
     solve_gradient_kernel,
 )
 from forgetmenot_kernels.gated_delta_rule.triton_norm import unit_length, unit_length_gradient
+from forgetmenot_kernels.launching import KernelLaunch, launch_all
 from forgetmenot_kernels.packing import Packing
 
 Places = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -105,28 +107,35 @@ class _Rule(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         with torch.cuda.device_of(q):
             (q, q_row), (k, k_row), (v, v_row) = token_rows(q), token_rows(k), token_rows(v)
+            normalise: list[KernelLaunch] = []
             inverses: tuple[torch.Tensor, ...] = ()
             if qk_l2norm:
-                q, k, *norms = unit_length(q, k, q_row, k_row)
+                launch, (q, k, *norms) = unit_length(q, k, q_row, k_row)
+                normalise.append(launch)
                 inverses, q_row, k_row = tuple(norms), q.stride(1), k.stride(1)
             sizes = _Sizes(q, v, places)
             initial = initial.contiguous() if initial is not None else None
             decay, X = sizes.new(torch.float64), sizes.new(q.dtype, CHUNK)
             w, u = sizes.new(q.dtype, sizes.key_dim), sizes.new(q.dtype, sizes.value_dim)
-            solve_kernel[sizes.grid](
-                k, v, g, beta, decay, X, w, u, sizes.places, sizes.time, k_row, v_row,
-                INVERSE_PRECISION="tf32" if q.dtype == torch.bfloat16 else "tf32x3",
-                **sizes.options("solve"),
-            )  # fmt: skip
-            states, written, final = sizes.run_states(
+            precision = "tf32" if q.dtype == torch.bfloat16 else "tf32x3"
+            solve = KernelLaunch(
+                solve_kernel,
+                sizes.grid,
+                (k, v, g, beta, decay, X, w, u, sizes.places, sizes.time, k_row, v_row),
+                {"INVERSE_PRECISION": precision, **sizes.options("solve")},
+            )
+            walk, states, written, final = sizes.states(
                 k, w, u, decay, initial, k_row, output_final_state
             )
             o = sizes.new(v.dtype, sizes.value_dim)
-            output = sizes.options("output")
-            output_kernel[(*sizes.grid, triton.cdiv(sizes.value_dim, output["BV"]))](
-                q, k, written, states, decay, o, sizes.places, scale, sizes.time, q_row, k_row,
-                **output,
-            )  # fmt: skip
+            options = sizes.options("output")
+            output = KernelLaunch(
+                output_kernel,
+                (*sizes.grid, triton.cdiv(sizes.value_dim, options["BV"])),
+                (q, k, written, states, decay, o, sizes.places, scale, sizes.time, q_row, k_row),
+                options,
+            )
+            launch_all([*normalise, solve, walk, output], sizes.variant(g, beta, initial, final))
         ctx.save_for_backward(q, k, v, beta, decay, X, initial, *inverses)
         ctx.places, ctx.scale, ctx.rows = places, scale, (q_row, k_row, v_row)
         ctx.g_dtype = g.dtype
@@ -145,35 +154,57 @@ class _Rule(torch.autograd.Function):
         with torch.cuda.device_of(q):
             do = torch.zeros_like(v) if do is None else do.contiguous()
             w, u, local = sizes.new(dtype, K), sizes.new(dtype, V), sizes.new(dtype, V)
-            recompute_kernel[sizes.grid](
-                q, k, v, beta, decay, X, do, w, u, local, places, scale, time, q_row, k_row, v_row,
-                **sizes.options("recompute"),
-            )  # fmt: skip
-            states, written, _ = sizes.run_states(k, w, u, decay, initial, k_row, False)
+            recompute = KernelLaunch(
+                recompute_kernel,
+                sizes.grid,
+                (q, k, v, beta, decay, X, do, w, u, local, places, scale, time, *ctx.rows),
+                sizes.options("recompute"),
+            )
+            walk, states, written, _ = sizes.states(k, w, u, decay, initial, k_row, False)
             dwritten, dstates = sizes.new(dtype, V), torch.empty_like(states)
             dinitial = torch.empty_like(initial) if ctx.needs_input_grad[5] else None
             dfinal = dfinal.contiguous() if dfinal is not None else None
-            over_time = sizes.options("dstates")
-            tiles = triton.cdiv(V, over_time["BV"])
-            dstates_kernel[(tiles * sizes.heads * sizes.sequences,)](
-                q, k, w, decay, do, dfinal, local, dwritten, dstates, dinitial, *sizes.borders,
-                scale, time, q_row, k_row, HAS_DFINAL=dfinal is not None,
-                HAS_DINITIAL=dinitial is not None, **over_time,
+            options = sizes.options("dstates")
+            given = {"HAS_DFINAL": dfinal is not None, "HAS_DINITIAL": dinitial is not None}
+            walk_back = KernelLaunch(
+                dstates_kernel,
+                (triton.cdiv(V, options["BV"]) * sizes.heads * sizes.sequences,),
+                (
+                    q, k, w, decay, do, dfinal, local, dwritten, dstates, dinitial, *sizes.borders,
+                    scale, time, q_row, k_row,
+                ),
+                {**given, **options},
             )  # fmt: skip
             dq, dk_part, dw = (sizes.new(dtype, K) for _ in range(3))
             dg_part = sizes.new(torch.float32)
-            output_gradient_kernel[sizes.grid](
-                q, k, written, states, dstates, decay, do, dwritten, dq, dk_part, dw, dg_part,
-                places, scale, time, q_row, k_row, **sizes.options("output_gradient"),
+            output_gradient = KernelLaunch(
+                output_gradient_kernel,
+                sizes.grid,
+                (
+                    q, k, written, states, dstates, decay, do, dwritten, dq, dk_part, dw, dg_part,
+                    places, scale, time, q_row, k_row,
+                ),
+                sizes.options("output_gradient"),
             )  # fmt: skip
             dk, dv = sizes.new(dtype, K), sizes.new(dtype, V)
             dg, dbeta = sizes.new(ctx.g_dtype), sizes.new(beta.dtype)
-            solve_gradient_kernel[sizes.grid](
-                k, v, beta, decay, X, w, u, dw, dwritten, dk_part, dg_part, dk, dv, dg, dbeta,
-                places, time, k_row, v_row, **sizes.options("solve_gradient"),
+            solve_gradient = KernelLaunch(
+                solve_gradient_kernel,
+                sizes.grid,
+                (
+                    k, v, beta, decay, X, w, u, dw, dwritten, dk_part, dg_part, dk, dv, dg, dbeta,
+                    places, time, k_row, v_row,
+                ),
+                sizes.options("solve_gradient"),
             )  # fmt: skip
+            normalise: list[KernelLaunch] = []
             if inverses:
-                dq, dk = unit_length_gradient((q, k), (inverses[0], inverses[1]), (dq, dk))
+                launch, (dq, dk) = unit_length_gradient((q, k), inverses, (dq, dk))
+                normalise.append(launch)
+            launch_all(
+                [recompute, walk, walk_back, output_gradient, solve_gradient, *normalise],
+                sizes.variant(dg, beta, initial, dfinal, dinitial),
+            )
         return dq, dk, dv, dg, dbeta, dinitial, None, None, None, None
 
 
@@ -204,7 +235,13 @@ class _Sizes:
         shape = {"H": self.heads, "K": self.key_dim, "V": self.value_dim, "C": CHUNK}
         return {**shape, **launch.options, "VARLEN": self.varlen, "PRECISION": precision}
 
-    def run_states(
+    def variant(self, *tensors: torch.Tensor | None) -> tuple[Hashable, ...]:
+        """What decides how kernels are compiled; `tensors` may be left out or have own dtypes."""
+        dtypes = (None if x is None else x.dtype for x in tensors)
+        widths = (self.heads, self.key_dim, self.value_dim)
+        return self.device, self.dtype, self.varlen, *widths, *dtypes
+
+    def states(
         self,
         k: torch.Tensor,
         w: torch.Tensor,
@@ -213,17 +250,23 @@ class _Sizes:
         initial: torch.Tensor | None,
         k_row: int,
         output_final_state: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """States before each chunk, what each token wrote, and the last states (float32)."""
+    ) -> tuple[KernelLaunch, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The launch that fills what follows it here: the states before each chunk, what each
+        token wrote, and the last states (float32).
+        """
         memory = (self.heads, self.key_dim, self.value_dim)
         states = torch.empty(self.chunks, *memory, dtype=self.dtype, device=self.device)
         written, final = torch.empty_like(u), None
         if output_final_state:
             final = torch.empty(self.sequences, *memory, device=self.device)
         options = self.options("states")
-        tiles = triton.cdiv(self.value_dim, options["BV"])
-        states_kernel[(tiles * self.heads * self.sequences,)](
-            k, w, u, decay, initial, states, written, final, *self.borders, self.time, k_row,
-            HAS_INITIAL=initial is not None, HAS_FINAL=final is not None, **options,
+        given = {"HAS_INITIAL": initial is not None, "HAS_FINAL": final is not None}
+        launch = KernelLaunch(
+            states_kernel,
+            (triton.cdiv(self.value_dim, options["BV"]) * self.heads * self.sequences,),
+            (
+                k, w, u, decay, initial, states, written, final, *self.borders, self.time, k_row,
+            ),
+            {**given, **options},
         )  # fmt: skip
-        return states, written, final
+        return launch, states, written, final
