@@ -58,8 +58,8 @@ def _compile(launches: Sequence[KernelLaunch]) -> None:
         kernel, grid, arguments, options = launch
         # The current device is one of each thread's own.
         with interface.device(device):
-            # The launch's own arguments, so that it looks for what is compiled here: dtypes alone
-            # (kernel.warmup) leave out which addresses and integers are multiples of 16.
+            # The launch's own tensors, not their dtypes alone: Triton looks for kernels by which
+            # addresses and integers are multiples of 16, too.
             made = kernel.run(*arguments, grid=grid, warmup=True, **options)
             return getattr(made, "run", None)  # nothing is made where a hook of Triton's forbids it
 
