@@ -112,8 +112,9 @@ def _prefixes(
     even, odd = ab_2BTD.unflatten(2, (-1, 2)).unbind(3)
     p_even, p_odd = p_BTD.unflatten(1, (-1, 2)).unbind(2)
     odd, p_odd = _prefixes(*_joined(even, p_even, odd, p_odd, decay_D), 2 * decay_D)
-    rest = _joined(odd[:, :, :-1], p_odd[:, :-1], even[:, :, 1:], p_even[:, 1:], decay_D)
-    even, p_even = torch.cat((even[:, :, :1], rest[0]), 2), torch.cat((p_even[:, :1], rest[1]), 1)
+    # nothing before the first pair; shifted by padding, whose gradient needs no zeros of full size
+    before, p_before = F.pad(odd, (0, 0, 1, -1)), F.pad(p_odd, (0, 0, 1, -1), value=EMPTY)
+    even, p_even = _joined(before, p_before, even, p_even, decay_D)
     ab_2BTD = torch.stack((even, odd), 3).flatten(2, 3)
     p_BTD = torch.stack((p_even, p_odd), 2).flatten(1, 2)
     return ab_2BTD[:, :, :time], p_BTD[:, :time]
