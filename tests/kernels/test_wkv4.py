@@ -1,4 +1,4 @@
-"""The doubling scan of RWKV-4's WKV against its definition in float64."""
+"""The scan of RWKV-4's WKV against its definition in float64."""
 
 import itertools
 

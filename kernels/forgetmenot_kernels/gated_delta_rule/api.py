@@ -40,7 +40,7 @@ def gated_delta_rule(
         cu_seqlens: integer [N + 1], rising strictly from 0 to T: q ... beta are one row (B = 1) of
             N documents one after another; states are [N, H, K, V], one a document.
         impl: "triton" (default on CUDA; q, k, v float32, float16 or bfloat16, K and V at most 256),
-            "chunked" (default elsewhere; chunks of 64, matrix products) or "recurrent" (the
+            "chunked" (default elsewhere; chunks of 16, matrix products) or "recurrent" (the
             definition).
 
     Returns:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 FOREVER = 2**31 - 1  # visible_until of a column that is never evicted (int32)
-CHUNK = 512  # queries of a whole sequence whose mask exists at the same time
+CHUNK = 64  # queries of a whole sequence at once: what is later than all of them costs nothing
 
 
 def visible(
@@ -23,9 +23,11 @@ def visible(
     mask = (j <= i) & (j >= 0)
     if window is None:
         return mask
-    near = (i - j < window) | (j < sink)
+    near = (j > i - window) | (j < sink)
     if visible_until_BCH is not None:
-        near = near | (i < visible_until_BCH.permute(0, 2, 1)[:, :, None, :])
+        # in memory, too: the mask inherits the layout, and attention reads it by rows
+        until = visible_until_BCH.permute(0, 2, 1).contiguous()
+        near = near | (i < until[:, :, None, :])
     return mask & near
 
 

@@ -46,7 +46,7 @@ def chunked(
         mask_XTC = chosen_XTP.repeat_interleave(block, -1)[..., :reach] & (j <= i)
         picked = masked_attention(q, k_XCD[:, :reach], v_XCD[:, :reach], mask_XTC, scale)
         j = j[low:]
-        mask_XTC = (j <= i) & (i - j < window)
+        mask_XTC = (j <= i) & (j > i - window)
         near = masked_attention(q, k_XCD[:, low:reach], v_XCD[:, low:reach], mask_XTC, scale)
         outputs.append(mix(gate_XRT3[:, :, start:stop], compressed, picked, near))
     o_XRTD = torch.cat(outputs, 2)

@@ -27,7 +27,7 @@ def shifted(
     padded = torch.cat((initial_state_BWD, x_BTD), 1)
     y_BTD = padded[:, :time] * weight_DW[:, 0]
     for w in range(1, taps):
-        y_BTD = y_BTD + padded[:, w : w + time] * weight_DW[:, w]
+        y_BTD = torch.addcmul(y_BTD, padded[:, w : w + time], weight_DW[:, w])
     return F.silu(y_BTD)
 
 

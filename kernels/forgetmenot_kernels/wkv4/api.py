@@ -34,7 +34,7 @@ def wkv4(
         initial_state: (a, b, p), each float32 [B or N, D]; empty when None.
         cu_seqlens: borders [N + 1] of documents packed into one row (B = 1); the state is theirs.
         impl: "triton" (default on CUDA; float32, float16 or bfloat16), "scan" (default elsewhere;
-            log2 T doubling steps) or "recurrent" (the definition).
+            pairs, pairs of pairs, ...) or "recurrent" (the definition).
 
     Returns:
         wkv_BTD in v's dtype and the state after the last token.

@@ -1,8 +1,9 @@
-"""RWKV-4's WKV: its definition as a loop over time, and a doubling scan over all tokens at once."""
+"""RWKV-4's WKV: its definition as a loop over time, and a scan over all tokens at once."""
 
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 EMPTY = -1e30  # exponent of a weight that does not exist: exp(EMPTY - p) is 0 for any finite p
 
@@ -72,33 +73,61 @@ def scan(
     initial_state: WKV4State,
     last_B: torch.Tensor | None,
 ) -> tuple[torch.Tensor, WKV4State]:
-    """Inclusive scan by doubling over [initial state, token 1, ..., token T]: log2 T passes.
+    """All tokens at once, by a scan over [initial state, token 1, ..., token T - 1].
 
-    The state is that after token `last_B` of each row; None = after the last one. The maxima p
-    only stabilise, so they carry no gradient: the gradient of k enters through exp(k - stop(k)),
-    whose value is 1.
+    The state is that after token `last_B` of each row; None = after the last one. The maxima that
+    exponents are taken from only stabilise, so they carry no gradient.
     """
-    time, dtype = k_BTD.shape[1], initial_state.p.dtype
+    dtype = initial_state.p.dtype
     k, v = k_BTD.to(dtype), v_BTD.to(dtype)
-    one = (k - k.detach()).exp()
-    # the initial exponent may carry a gradient of an earlier segment: the same trick keeps it
-    unit = (initial_state.p - initial_state.p.detach()).exp()
-    a = torch.cat(((initial_state.a * unit)[:, None], v * one), 1)
-    b = torch.cat(((initial_state.b * unit)[:, None], one), 1)
-    p = torch.cat((initial_state.p[:, None], k), 1).detach()
-    step = 1
-    while step <= time:
-        p_left = p[:, :-step] - step * decay_D
-        top = torch.maximum(p[:, step:], p_left.detach())
-        left, right = (p_left - top).exp(), (p[:, step:] - top).exp()
-        a = torch.cat((a[:, :step], a[:, :-step] * left + a[:, step:] * right), 1)
-        b = torch.cat((b[:, :step], b[:, :-step] * left + b[:, step:] * right), 1)
-        p = torch.cat((p[:, :step], top), 1)
-        step *= 2
-    top = torch.maximum(p[:, :-1], (bonus_D + k).detach())
-    old, new = (p[:, :-1] - top).exp(), (bonus_D + k - top).exp()
-    wkv_BTD = (a[:, :-1] * old + v * new) / (b[:, :-1] * old + new)
-    if last_B is None:
-        return wkv_BTD.to(v_BTD.dtype), WKV4State(a[:, -1], b[:, -1], p[:, -1])
-    rows = torch.arange(len(last_B), device=last_B.device)
-    return wkv_BTD.to(v_BTD.dtype), WKV4State(*(x[rows, last_B + 1] for x in (a, b, p)))
+    a = torch.cat((initial_state.a[:, None], v[:, :-1]), 1)
+    b = torch.cat((initial_state.b[:, None], torch.ones_like(v[:, :-1])), 1)
+    p = torch.cat((initial_state.p[:, None], k[:, :-1]), 1)
+    ab_2BTD, p = _prefixes(torch.stack((a, b)), p, decay_D)
+    a, b = ab_2BTD
+    top = torch.maximum(p, bonus_D + k).detach()
+    old, new = (p - top).exp(), (bonus_D + k - top).exp()
+    wkv_BTD = (a * old + v * new) / (b * old + new)
+    rows = torch.arange(len(k), device=k.device)
+    last_B = rows.new_full((len(k),), -1) if last_B is None else last_B
+    v_last, p_last = v[rows, last_B], p[rows, last_B]
+    own = torch.stack((v_last, torch.ones_like(v_last)))
+    (a, b), p = _joined(ab_2BTD[:, rows, last_B], p_last, own, k[rows, last_B], decay_D)
+    return wkv_BTD.to(v_BTD.dtype), WKV4State(a, b, p)
+
+
+def _prefixes(
+    ab_2BTD: torch.Tensor, p_BTD: torch.Tensor, decay_D: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sums (a, b) e^p over each element and all before it, `decay` from one to the next.
+
+    Pairs are joined and scanned in the same way, so all levels together take twice the work of the
+    first; a scan by doubling takes log2 T times as much, and these passes are bound by memory.
+    """
+    time = p_BTD.shape[1]
+    if time == 1:
+        return ab_2BTD, p_BTD
+    if time % 2:
+        ab_2BTD, p_BTD = F.pad(ab_2BTD, (0, 0, 0, 1)), F.pad(p_BTD, (0, 0, 0, 1), value=EMPTY)
+    even, odd = ab_2BTD.unflatten(2, (-1, 2)).unbind(3)
+    p_even, p_odd = p_BTD.unflatten(1, (-1, 2)).unbind(2)
+    odd, p_odd = _prefixes(*_joined(even, p_even, odd, p_odd, decay_D), 2 * decay_D)
+    # nothing before the first pair; shifted by padding, whose gradient needs no zeros of full size
+    before, p_before = F.pad(odd, (0, 0, 1, -1)), F.pad(p_odd, (0, 0, 1, -1), value=EMPTY)
+    even, p_even = _joined(before, p_before, even, p_even, decay_D)
+    ab_2BTD = torch.stack((even, odd), 3).flatten(2, 3)
+    p_BTD = torch.stack((p_even, p_odd), 2).flatten(1, 2)
+    return ab_2BTD[:, :, :time], p_BTD[:, :time]
+
+
+def _joined(
+    ab_2BTD: torch.Tensor,
+    p_BTD: torch.Tensor,
+    later_2BTD: torch.Tensor,
+    p_later_BTD: torch.Tensor,
+    decay_D: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums that end where others end `decay` later, and those, as one."""
+    decayed = p_BTD - decay_D
+    top = torch.maximum(decayed, p_later_BTD).detach()
+    return ab_2BTD * (decayed - top).exp() + later_2BTD * (p_later_BTD - top).exp(), top
