@@ -14,6 +14,7 @@ from forgetmenot.batch import REQUESTS, Jobs
 from forgetmenot.cli import batch
 from forgetmenot.errors import UserError
 from forgetmenot.files import write_json
+from forgetmenot.report import pack
 
 RUNS = "results/tiny/recall"
 BASE, ARM, OTHER = (f"{RUNS}/{name}/seed0" for name in ("base", "arm", "other"))
@@ -143,6 +144,13 @@ def test_the_end_of_the_time_stops_what_runs_and_the_next_batch_goes_on() -> Non
     assert made.waiting == [f"{OTHER}/task"]
     edit(f"{OTHER}/train", spec={})
     assert not run("results").waiting
+
+
+def test_results_are_packed_as_they_come(tmp_path: Path) -> None:
+    archive = tmp_path / "out" / "results.tar.gz"
+    ask("train", f"{OTHER}/train", {"words": DATA}, act="sleep")
+    batch.Batch(Jobs(["data", BASE, OTHER]), 2, 1.5, fake, pack.Growing(archive)).run()
+    assert pack.Growing(archive).folders == {DATA, f"{BASE}/train", f"{BASE}/task"}
 
 
 def test_what_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,29 @@ def test_an_archive_that_was_cut_off_is_refused(machine: Path) -> None:
         pack.unpack(Path("half.tar.gz"))
 
 
+def test_an_archive_grows_job_by_job_and_is_whole_at_any_time(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growing = tmp_path / "growing.tar.gz"
+    pack.Growing(growing).add(Path(TRAIN))  # brings along the data that it was made from
+    first = growing.read_bytes()
+    pack.Growing(growing).add(Path(TASK))  # as another command would, later
+    assert growing.read_bytes().startswith(first)
+    pack.Growing(growing).add(Path(TASK))
+    pack.pack("smoke", tmp_path / "all.tar.gz")
+    assert dict(pack._read(growing)) == dict(pack._read(tmp_path / "all.tar.gz"))
+    with tarfile.open(growing) as tar:
+        names = tar.getnames()
+    assert len(names) == len(set(names))
+    early = tmp_path / "early.tar.gz"
+    early.write_bytes(first)
+    for source, jobs in ((early, 2), (growing, 3)):
+        there = tmp_path / str(jobs)
+        there.mkdir()
+        monkeypatch.chdir(there)
+        assert pack.unpack(source) == (jobs, 0, 0)
+
+
 def test_packing_says_what_is_not_finished_or_not_as_asked(
     machine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

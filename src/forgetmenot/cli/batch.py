@@ -37,6 +37,7 @@ def log_file(out: str) -> Path:
 class Batch:
     """Runs each job once its inputs are done, at most `width` at once, and for `seconds`.
 
+    Each result is added to `archive`, if there is one, as soon as it is there.
     What ran is in `failed` and `cut_off`, with the last line of its log; `waiting` did not run.
     """
 
@@ -46,8 +47,10 @@ class Batch:
         width: int,
         seconds: float,
         command: Callable[[str, Path], list[str]] = stage_command,
+        archive: pack.Growing | None = None,
     ) -> None:
         self.jobs, self.width, self.seconds, self.command = jobs, width, seconds, command
+        self.archive = archive
         self.end = time.monotonic() + seconds
         self.waiting = [out for out in jobs.asked if not jobs.is_done(out)]
         self.running: dict[str, subprocess.Popen[bytes]] = {}
@@ -129,6 +132,8 @@ class Batch:
             self.jobs.look_again()
             if self.jobs.is_done(out):
                 print(f"done     {out}", flush=True)
+                if self.archive is not None:
+                    self.archive.add(Path(out))
             else:
                 lines = log_file(out).read_text(errors="replace").split("\n")
                 last = next((line for line in reversed(lines) if line.strip()), "nothing logged")
@@ -158,6 +163,9 @@ def command(arguments: list[str]) -> int:
     parser.add_argument("--only", choices=STAGES, help="jobs of this stage")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs that are not done")
     parser.add_argument(
+        "--pack", type=Path, help=".tar.gz that each result's small files are added to when done"
+    )
+    parser.add_argument(
         "--bundle", type=Path, help="write what they need elsewhere (.tar.gz, .tar.xz); run nothing"
     )
     options = parser.parse_args(arguments)
@@ -171,7 +179,8 @@ def command(arguments: list[str]) -> int:
             counts = pack.bundle(jobs, options.bundle)
             print(f"{options.bundle}: {counts[0]} requests, {counts[1]} datasets")
             return 0
-        batch = Batch(jobs, options.width, 60 * options.minutes)
+        archive = None if options.pack is None else pack.Growing(options.pack)
+        batch = Batch(jobs, options.width, 60 * options.minutes, archive=archive)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT

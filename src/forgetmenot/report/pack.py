@@ -98,6 +98,37 @@ def pack(scale: str, archive: Path) -> int:
     return len(folders)
 
 
+class Growing:
+    """An archive that finished jobs are added to one by one: what is in it is safe at any time.
+
+    `unpack` reads it as it reads one of `pack`. Raises UserError for a file that is there and no
+    such archive.
+    """
+
+    def __init__(self, archive: Path) -> None:
+        self.archive = archive
+        self.folders = (
+            {_job(name, archive)[0] for name, _ in _read(archive)} if archive.exists() else set()
+        )
+
+    def add(self, folder: Path) -> None:
+        """Append the small files of a finished job, and of jobs that it was made from."""
+        if folder.as_posix() in self.folders:
+            return
+        found = manifest.read_object(folder / manifest.MANIFEST, "a manifest")
+        for entry in found["inputs"].values():
+            self.add(Path(entry["path"]))
+        buffer = io.BytesIO()
+        with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as stream:
+            tar = tarfile.open(fileobj=stream, mode="w")  # noqa: SIM115 closing would mark the end
+            for member in members(folder):
+                _add(tar, *member)
+        self.archive.parent.mkdir(parents=True, exist_ok=True)
+        with self.archive.open("ab") as file:
+            file.write(buffer.getvalue())
+        self.folders.add(folder.as_posix())
+
+
 def bundle(jobs: Jobs, archive: Path) -> tuple[int, int]:
     """Write what jobs need on another machine: their requests and the built data they read.
 
