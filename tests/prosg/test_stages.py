@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from train_stub import CountingStream, small_options
 
+from forgetmenot.config_files import read_yaml
 from forgetmenot.errors import UserError
 from forgetmenot.train.loop import Trainer
 from forgetmenot.train.mixture import Mixture, Source
@@ -124,3 +125,13 @@ def test_the_curve_has_every_term_and_ratio(fresh: Make, tmp_path: Path) -> None
     ratios = {f"update_ratio/{n}/{name}" for n in (0, 1) for name in ("up", "down")}
     assert terms | ratios <= set(lines[-1])
     assert all(lines[-1][name] > 0 for name in ratios)
+
+
+@pytest.mark.parametrize("backbone", ["rwkv4", "rwkv7", "retnet", "gdn"])
+def test_rivals_that_keep_a_memory_are_trained_as_prosg_is(backbone: str) -> None:
+    models = Path(__file__).parents[2] / "workflow" / "config" / "models"
+    prosg, *rivals = (
+        read_yaml(models / f"{backbone}_{arm}.yaml") for arm in ("prosg", "frozen_read", "offset")
+    )
+    for rival in rivals:
+        assert (rival["train"], rival["trainable"]) == (prosg["train"], prosg["trainable"])
