@@ -33,7 +33,9 @@ if act in ("sleep", "stubborn"): time.sleep(60)
 out = pathlib.Path(request["out"]); out.mkdir(parents=True, exist_ok=True)
 inputs = {n: {"path": p, "id": json.loads(pathlib.Path(p, "manifest.json").read_text())["id"]}
           for n, p in request["inputs"].items()}
-record = {**request, "id": request["out"], "inputs": inputs, "outputs": {}, "wall_seconds": 40}
+if act == "broken": outputs = {"gone.txt": {"sha256": "0", "bytes": 1}}
+else: outputs = {}
+record = {**request, "id": request["out"], "inputs": inputs, "outputs": outputs, "wall_seconds": 40}
 (out / "manifest.json").write_text(json.dumps(record))
 (out / "stamp.json").write_text("{}")
 """
@@ -151,6 +153,16 @@ def test_results_are_packed_as_they_come(tmp_path: Path) -> None:
     ask("train", f"{OTHER}/train", {"words": DATA}, act="sleep")
     batch.Batch(Jobs(["data", BASE, OTHER]), 2, 1.5, fake, pack.Growing(archive)).run()
     assert pack.Growing(archive).folders == {DATA, f"{BASE}/train", f"{BASE}/task"}
+
+
+def test_a_result_that_cannot_be_packed_fails_alone(tmp_path: Path) -> None:
+    ask("train", f"{OTHER}/train", {"words": DATA}, act="broken")
+    archive = pack.Growing(tmp_path / "results.tar.gz")
+    made = batch.Batch(Jobs(["data", f"{BASE}/train", f"{OTHER}/train"]), 1, 20, fake, archive)
+    made.run()
+    assert "gone.txt" in made.failed.pop(f"{OTHER}/train")
+    assert not made.failed
+    assert archive.folders == {DATA, f"{BASE}/train"}
 
 
 def test_what_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,12 +132,19 @@ class Batch:
             self.jobs.look_again()
             if self.jobs.is_done(out):
                 print(f"done     {out}", flush=True)
-                if self.archive is not None:
-                    self.archive.add(Path(out))
+                self._pack(out)
             else:
                 lines = log_file(out).read_text(errors="replace").split("\n")
                 last = next((line for line in reversed(lines) if line.strip()), "nothing logged")
                 unfinished[out] = f"{last.strip()} (exit status {process.returncode})"
+
+    def _pack(self, out: str) -> None:
+        """Add a result to the archive; one that cannot be added is a failure, of that job only."""
+        try:
+            if self.archive is not None:
+                self.archive.add(Path(out))
+        except (OSError, UserError) as error:
+            self.failed[out] = f"not packed: {error}"
 
 
 def summary(batch: Batch) -> str:

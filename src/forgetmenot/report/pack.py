@@ -85,21 +85,24 @@ def members(folder: Path) -> Iterator[Member]:
 def pack(scale: str, archive: Path) -> int:
     """Write the small files of a scale's finished jobs to a .tar.gz; returns how many jobs."""
     folders = finished(scale)
-    buffer = io.BytesIO()
-    # No times and owners in it: the same results make the same archive.
-    with (
-        gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as stream,
-        tarfile.open(fileobj=stream, mode="w") as tar,
-    ):
-        for folder in folders:
-            for member in members(folder):
-                _add(tar, *member)
-    write_bytes(archive, buffer.getvalue())
+    write_bytes(archive, _packed(folders))
     return len(folders)
 
 
+def _packed(folders: Iterable[Path]) -> bytes:
+    """The small files of finished jobs as a .tar.gz that another one may follow."""
+    buffer = io.BytesIO()
+    # No times and owners in it: the same results make the same archive.
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as stream:
+        tar = tarfile.open(fileobj=stream, mode="w")  # noqa: SIM115 closing would mark the end
+        for folder in folders:
+            for member in members(folder):
+                _add(tar, *member)
+    return buffer.getvalue()
+
+
 class Growing:
-    """An archive that finished jobs are added to one by one: what is in it is safe at any time.
+    """An archive that finished jobs are added to one by one, and that is whole at any time.
 
     `unpack` reads it as it reads one of `pack`. Raises UserError for a file that is there and no
     such archive.
@@ -112,20 +115,18 @@ class Growing:
         )
 
     def add(self, folder: Path) -> None:
-        """Append the small files of a finished job, and of jobs that it was made from."""
+        """Add the small files of a finished job, and of jobs that it was made from.
+
+        Raises UserError for a job whose files do not match its manifest.
+        """
         if folder.as_posix() in self.folders:
             return
         found = manifest.read_object(folder / manifest.MANIFEST, "a manifest")
         for entry in found["inputs"].values():
             self.add(Path(entry["path"]))
-        buffer = io.BytesIO()
-        with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as stream:
-            tar = tarfile.open(fileobj=stream, mode="w")  # noqa: SIM115 closing would mark the end
-            for member in members(folder):
-                _add(tar, *member)
-        self.archive.parent.mkdir(parents=True, exist_ok=True)
-        with self.archive.open("ab") as file:
-            file.write(buffer.getvalue())
+        before = self.archive.read_bytes() if self.archive.exists() else b""
+        # Written anew, since a kill while something is appended would spoil what is there.
+        write_bytes(self.archive, before + _packed([folder]))
         self.folders.add(folder.as_posix())
 
 
